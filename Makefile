@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The CPU build: on Linux a plain `pip install torch` brings gigabytes of CUDA. For a GPU: make TORCH_INDEX= ...
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+DEMO := lrgenome/assets/demo
+OUT ?= demo-out
+
+.PHONY: install demo test test-long lint clean
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null \
+	  || { test -n "$(TORCH_INDEX)" && $(BIN)/pip install --quiet --retries 0 --index-url $(TORCH_INDEX) $(TORCH) 2>/dev/null; } \
+	  || $(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+# An oracle for the tests only; its own dependencies (jax among them) are not needed for its torch half.
+$(VENV)/.oracles: $(VENV)/.installed
+	$(BIN)/pip install --quiet --no-deps recurrentgemma==1.0.1
+	touch $@
+
+demo: $(VENV)/.installed
+	mkdir -p $(OUT)
+	$(BIN)/lrgenome score-vcf $(DEMO)/demo.vcf --fasta $(DEMO)/GRCh37.chr20.first-2Mbp.fa.gz --context 12kbp -o $(OUT)/scores.tsv
+	$(BIN)/lrgenome score-vcf $(DEMO)/demo.vcf --fasta $(DEMO)/GRCh37.chr20.first-2Mbp.fa.gz --context 100kbp \
+	  --region 20:1600125-1600125 -o $(OUT)/scores.100kbp.tsv
+	@grep -v '^##' $(OUT)/scores.tsv
+	@echo; echo 'One of them with 100 kbp of context:'
+	@grep -v '^##' $(OUT)/scores.100kbp.tsv
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: lint $(VENV)/.oracles
+	$(BIN)/pytest -m "not long"
+
+test-long: $(VENV)/.oracles
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) $(OUT) build *.egg-info

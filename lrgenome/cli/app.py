@@ -1,0 +1,126 @@
+"""The `lrgenome` command: registers the subcommands and turns errors into exit codes."""
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from lrgenome import __version__
+from lrgenome.cli import embed, pretrain, score_vcf
+from lrgenome.errors import (
+    DeviceError,
+    InputError,
+    LrgenomeError,
+    MemoryLimitError,
+    ModelError,
+    NumericalError,
+    OutputError,
+    UsageError,
+)
+from lrgenome.io.atomic import os_error_as_output_error
+
+# First match wins; the classes are siblings but for UsageError's OutputExistsError.
+EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (UsageError, 2),
+    (InputError, 3),
+    (OutputError, 3),
+    (DeviceError, 4),
+    (ModelError, 5),
+    (MemoryLimitError, 137),
+    (NumericalError, 1),
+    (LrgenomeError, 1),
+    (MemoryError, 137),
+)
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def guard(command: Callable[..., None]) -> Callable[..., None]:
+    """Run a command so that errors become one line on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        before = signal.signal(signal.SIGTERM, _terminate)
+        try:
+            command(*args, **kwargs)
+            with os_error_as_output_error("standard output"):
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            _fail("interrupted; partial output is kept, and --resume continues it", 130)
+        except Terminated:
+            _fail("terminated; partial output is kept, and --resume continues it", 143)
+        except BrokenPipeError:
+            # The reader has seen enough (`| head`).
+            _discard_stdout()
+            raise typer.Exit(141) from None
+        except (LrgenomeError, MemoryError) as error:
+            _fail(str(error) or "out of memory", next(code for kind, code in EXIT_CODES if isinstance(error, kind)))
+        except RuntimeError as error:
+            # torch reports a host or device that is out of memory as a RuntimeError.
+            if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
+                _fail(f"out of memory: {error}", 137)
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    return guarded
+
+
+def _discard_stdout() -> None:
+    """Drop what stdout could not take: Python would complain of it again when it closes stdout."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str, code: int) -> None:
+    _discard_stdout()
+    print(f"lrgenome: error: {message}" if code < 128 or code == 137 else f"lrgenome: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"lrgenome {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="lrgenome",
+    help="State-space models of DNA at long range: pre-train, embed genomes, score variants.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Every option can be given as an environment variable LRGENOME_<OPTION>. Exit codes: docs/formats.md.",
+)
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """State-space models of DNA at long range: pre-train, embed genomes, score variants."""
+
+
+app.command("pretrain")(guard(pretrain.command))
+app.command("embed")(guard(embed.command))
+app.command("score-vcf")(guard(score_vcf.command))
+
+
+def main() -> None:
+    """Run the command line; the entry point of `lrgenome`."""
+    app()

@@ -1,0 +1,92 @@
+"""`lrgenome pretrain`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lrgenome.cli import options as o
+
+
+def _train(help: str) -> typer.models.OptionInfo:
+    return typer.Option(help=help, rich_help_panel="Training")
+
+
+def command(
+    manifest: Annotated[
+        Path,
+        typer.Argument(help="TSV of genomes: path, weight, name, holdout, validation.", exists=True, dir_okay=False),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder for the model, its log and curve.", envvar=o.env("output"),
+                     rich_help_panel=o.OUTPUT),
+    ],
+    preset: Annotated[
+        str, typer.Option(help="hawk-50m or hawk-mini.", envvar=o.env("preset"), rich_help_panel=o.MODEL)
+    ] = "hawk-mini",
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Go on from the weights of this checkpoint or run.", envvar=o.env("init"),
+                     rich_help_panel=o.MODEL),
+    ] = None,
+    half_life_max: Annotated[
+        int | None,
+        typer.Option(parser=o.length, metavar="LENGTH", envvar=o.env("half_life_max"), rich_help_panel=o.MODEL,
+                     help="Initial half-lives log-uniform up to this; default as in the preset."),
+    ] = None,
+    ring: Annotated[
+        bool,
+        typer.Option("--ring", help="Initial radii on the paper's ring instead.", envvar=o.env("ring"),
+                     rich_help_panel=o.MODEL),
+    ] = False,
+    window: Annotated[
+        int, typer.Option(parser=o.length, metavar="LENGTH", help="Window length.", rich_help_panel="Training")
+    ] = "12kbp",  # type: ignore[assignment]
+    batch_size: Annotated[int, _train("Windows in memory at once.")] = 8,
+    accumulate: Annotated[int, _train("Batches per optimizer step.")] = 12,
+    steps: Annotated[int, _train("Optimizer steps.")] = 260_417,
+    warmup: Annotated[int, _train("Steps of linear warm-up.")] = 2_000,
+    lr: Annotated[float, _train("Highest learning rate.")] = 1e-4,
+    lr_min: Annotated[float, _train("Learning rate at both ends.")] = 1e-8,
+    weight_decay: Annotated[float, _train("AdamW's, on matrices only.")] = 0.1,
+    clip: Annotated[float, _train("Largest norm of the gradient.")] = 1.0,
+    mask_fraction: Annotated[float, _train("Share of bases that are targets.")] = 0.15,
+    val_every: Annotated[int, _train("Steps between validations.")] = 1_000,
+    val_windows: Annotated[int, _train("Validation windows per genome.")] = 16,
+    save_every: Annotated[float, _train("Seconds between snapshots.")] = 300.0,
+    resume: o.Resume = False,
+    no_clobber: o.NoClobber = False,
+    dry_run: o.DryRun = False,
+    gpu: o.Gpu = None,
+    device: o.Device = None,
+    threads: o.Threads = None,
+    precision: o.Precision = "auto",
+    chunk: o.Chunk = None,
+    seed: o.Seed = 0,
+    log_file: o.LogFile = None,
+    verbose: o.Verbose = 0,
+    quiet: o.Quiet = False,
+) -> None:
+    """Pre-train a masked language model on the genomes of a manifest.
+
+    The defaults are the paper's: 12 kbp windows, effective batch 96, learning rate 1e-8 to 1e-4.
+    """
+    from lrgenome.cli import logs
+
+    logs.set_up(verbose, quiet, log_file)
+    from lrgenome.tasks.compute import choose_compute
+    from lrgenome.tasks.pretrain import choose_model, run
+    from lrgenome.training.loop import PretrainSettings
+
+    compute = choose_compute(gpu=gpu, device=device, threads=threads, precision=precision)
+    settings = PretrainSettings(
+        window=window, batch_size=batch_size, accumulate=accumulate, steps=steps, warmup=warmup, lr=lr, lr_min=lr_min,
+        weight_decay=weight_decay, clip=clip, mask_fraction=mask_fraction, val_every=val_every,
+        val_windows=val_windows, seed=seed, chunk=chunk or 0, precision=str(compute.dtype).removeprefix("torch."),
+    )  # fmt: skip
+    model, _ = choose_model(preset, half_life_max, ring, init, seed)
+    run(
+        manifest, output, model=model, settings=settings, compute=compute, resume=resume, no_clobber=no_clobber,
+        dry_run=dry_run, save_every=save_every, init=init,
+    )  # fmt: skip

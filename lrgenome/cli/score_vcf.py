@@ -1,0 +1,103 @@
+"""`lrgenome score-vcf`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lrgenome.cli import options as o
+
+
+def command(
+    vcf: Annotated[str, typer.Argument(help="VCF (plain, gzip, BGZF) or BCF; - is standard input.")],
+    fasta: o.Fasta = None,
+    regions: o.Region = None,
+    regions_file: o.RegionsFile = None,
+    shard: o.Shard = None,
+    check_ref: Annotated[
+        str,
+        typer.Option(help="Where REF differs from the FASTA: warn (score against the FASTA and flag), skip, error.",
+                     envvar=o.env("check_ref"), rich_help_panel=o.INPUT),
+    ] = "warn",
+    chrom_alias: Annotated[
+        str,
+        typer.Option(help="Contig names: auto (with or without chr, MT), none, or a two-column TSV.",
+                     envvar=o.env("chrom_alias"), rich_help_panel=o.INPUT),
+    ] = "auto",
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", help=".tsv[.gz], .vcf[.gz] or .bcf; - is TSV on standard output.",
+                     envvar=o.env("output"), rich_help_panel=o.OUTPUT),
+    ] = "-",
+    header: Annotated[
+        str,
+        typer.Option(help="auto (none for shards after the first), always, never.", envvar=o.env("header"),
+                     rich_help_panel=o.OUTPUT),
+    ] = "auto",
+    write_index: Annotated[
+        bool,
+        typer.Option("--write-index", "-W", help="Index .tsv.gz, .vcf.gz and .bcf.", envvar=o.env("write_index"),
+                     rich_help_panel=o.OUTPUT),
+    ] = False,
+    summary: Annotated[
+        Path | None,
+        typer.Option(help="JSON of the status counts.", envvar=o.env("summary"), rich_help_panel=o.OUTPUT),
+    ] = None,
+    resume: o.Resume = False,
+    no_clobber: o.NoClobber = False,
+    no_version: o.NoVersion = False,
+    dry_run: o.DryRun = False,
+    model: o.Model = None,
+    context: Annotated[
+        int,
+        typer.Option(parser=o.length, metavar="LENGTH", help="Window length, centred on each allele.",
+                     envvar=o.env("context"), rich_help_panel=o.MODEL),
+    ] = "12kbp",  # type: ignore[assignment]
+    strand: Annotated[
+        str, typer.Option(help="both (averaged) or forward.", envvar=o.env("strand"), rich_help_panel=o.MODEL)
+    ] = "both",
+    gpu: o.Gpu = None,
+    device: o.Device = None,
+    threads: o.Threads = None,
+    precision: o.Precision = "auto",
+    batch_size: o.BatchSize = "auto",
+    chunk: o.Chunk = None,
+    store: o.Store = "auto",
+    tmpdir: o.Tmpdir = None,
+    transfer: o.Transfer = "exact",
+    strict: o.Strict = False,
+    offline: o.Offline = False,
+    log_file: o.LogFile = None,
+    verbose: o.Verbose = 0,
+    quiet: o.Quiet = False,
+) -> None:
+    """Score every ALT allele of a VCF with a masked language model.
+
+    LLR is log p(ALT) - log p(REF) at the masked site (substitutions); DIST_COS, DIST_L2 and PLL_DIFF compare
+    the two sequences around any allele. All are averaged over both strands. No record is ever dropped.
+    """
+    from lrgenome.cli import logs
+
+    logs.set_up(verbose, quiet, log_file)
+    import torch
+
+    from lrgenome.tasks import score_vcf as task
+    from lrgenome.tasks.setup import ready
+
+    settings = task.ScoreSettings(
+        context=context, strand=strand, check_ref=check_ref, chrom_alias=chrom_alias, regions=tuple(regions or ()),
+        regions_file=regions_file, shard=shard,
+    )  # fmt: skip
+    target = task.ScoreOutput(
+        path=output, header=header, write_index=write_index, resume=resume, no_clobber=no_clobber,
+        no_version=no_version, summary=summary, strict=strict,
+    )  # fmt: skip
+    loaded, runner = ready(
+        model, gpu=gpu, device=device, threads=threads, precision=precision, auto=torch.float32, chunk=chunk,
+        transfer=transfer, store=store, tmpdir=tmpdir,
+    )  # fmt: skip
+    with runner:
+        task.run(
+            vcf, fasta, loaded, runner, settings, target,
+            batch_size=task.default_batch_size(batch_size, runner.device, context), tmpdir=tmpdir, dry_run=dry_run,
+        )  # fmt: skip

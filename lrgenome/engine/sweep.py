@@ -1,0 +1,191 @@
+"""Alternating sweeps: exact bidirectional streaming in bounded memory.
+
+Block l + 1 needs both directions of block l, so one chunk cannot go through all blocks before the next. With
+blocks 1..L and sweeps 0..L, sweep k runs over the chunks in direction (L - k) mod 2, so the last one runs left to
+right. At a chunk, sweep k runs the second scan of block k in this direction, combines it with the first scan that
+the sweep before stored, and so has the input of block k + 1; it prepares block k + 1, runs its first scan in the
+same direction, and stores it. Each operation is done once; working memory is one chunk plus the store.
+
+The reverse strand runs in genomic order on complemented bases with the two directions' weights exchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lrgenome.dna import COMPLEMENT
+from lrgenome.engine.store import GraphStore, MemoryStore, Store
+from lrgenome.errors import UsageError
+from lrgenome.glossary import FORWARD, REVERSE
+from lrgenome.models.base import Block, DirectionState, Prepared, RecurrentModel
+from lrgenome.ops.workspace import Workspace
+
+TRANSFERS = ("exact", "forward", "none")
+"""Which states cross chunk edges: both directions', only left to right, neither (the paper's figure is the second)."""
+
+
+class Chunk(NamedTuple):
+    """A stretch of the output."""
+
+    start: int
+    """First position, 0-based in the window."""
+    end: int
+    """One past the last position."""
+    hidden: Tensor
+    """(b, end - start, d) final-norm hidden states (raw ones of an inner layer); overwritten by the next chunk."""
+
+
+def chunk_edges(length: int, chunk: int) -> list[tuple[int, int]]:
+    """Cut `length` positions into chunks; the last may be short."""
+    return [(start, min(length, start + chunk)) for start in range(0, length, chunk)]
+
+
+class _Lane:
+    """State of one direction of one block as a sweep passes over the chunks."""
+
+    def __init__(self, block: Block, batch: int, device: torch.device, *, carries: bool) -> None:
+        self._make = lambda: block.initial_state(batch, device)
+        self._carries = carries
+        self.state: DirectionState = self._make()
+
+    def enter(self, *, first: bool) -> DirectionState:
+        """Return the state that enters a chunk."""
+        return self.state if self._carries or first else self._make()
+
+
+def stream(
+    model: RecurrentModel,
+    ids: Tensor,
+    *,
+    chunk: int,
+    transfer: str = "exact",
+    strand: int = FORWARD,
+    layers: int | None = None,
+    store: Store | None = None,
+    keep_prepared: bool = True,
+    workspace: Workspace | None = None,
+) -> Iterator[Chunk]:
+    """Run the model over whole windows and yield its output chunk by chunk, left to right.
+
+    Parameters
+    ----------
+    model
+        A recurrent model.
+    ids
+        (b, t) token ids of b windows, forward strand, on the model's device.
+    chunk
+        Positions at a time: a matter of speed only, unless `transfer` is not "exact".
+    transfer
+        One of `TRANSFERS`.
+    strand
+        FORWARD, or REVERSE to run the reverse complement in genomic order.
+    layers
+        Stop after this many blocks and yield their raw output; default all, with the final norm.
+    store
+        Where to keep what lies between sweeps; default RAM, or the autograd graph where gradients are enabled.
+    keep_prepared
+        Keep ``prepare``'s result between sweeps, rather than computing it twice.
+    workspace
+        Scratch buffers to use again.
+
+    Yields
+    ------
+    Chunk
+        Chunks in genomic order, of both strands.
+
+    Raises
+    ------
+    UsageError
+        For settings out of range.
+    """
+    if transfer not in TRANSFERS:
+        raise UsageError(f"--transfer: got {transfer!r}, expected one of {', '.join(TRANSFERS)}")
+    if chunk < 1:
+        raise UsageError(f"--chunk: got {chunk}, expected at least 1")
+    stack = model.stack
+    count = len(stack) if layers is None else layers
+    if not 1 <= count <= len(stack):
+        raise UsageError(f"--layer: got {layers}, expected 1 to {len(stack)}")
+    with_graph = torch.is_grad_enabled()
+    store = store or (GraphStore() if with_graph else MemoryStore())
+    workspace = workspace or Workspace()
+    ws = workspace if workspace.enabled and not with_graph else Workspace(enabled=False)
+    batch, length = ids.shape
+    if length == 0:
+        return
+    if strand == REVERSE:
+        ids = torch.from_numpy(COMPLEMENT).to(ids.device)[ids.long()]
+    edges = chunk_edges(length, chunk)
+    e, dtype, device = model.scan_width(), model.compute_dtype, ids.device
+    d = model.config.width
+
+    for sweep in range(count + 1):
+        reverse = (count - sweep) % 2 == 1
+        weights = int(reverse) ^ strand
+        carries = transfer == "exact" or (transfer == "forward" and not reverse)
+        old = stack[sweep - 1] if sweep > 0 else None
+        new = stack[sweep] if sweep < count else None
+        old_lane = None if old is None else _Lane(old, batch, device, carries=carries)
+        new_lane = None if new is None else _Lane(new, batch, device, carries=carries)
+        order = range(len(edges))
+        for position, c in enumerate(reversed(order) if reverse else order):
+            start, end = edges[c]
+            shape, first = (batch, end - start), position == 0
+            if old is None or old_lane is None:
+                x = model.embed(ids[:, start:end])
+            else:
+                x = store.get("x", c)
+                if keep_prepared:
+                    u = Prepared(store.get("branch", c), store.get("gate", c))
+                else:
+                    u = old.prepare(x, ws, _prepared_buffers(ws, (*shape, e), dtype, device))
+                y2, old_lane.state = old.scan(
+                    u, old_lane.enter(first=first), weights=weights, reverse=reverse, reset=first, ws=ws,
+                    out=ws.get("y2", (*shape, e), dtype, device),
+                )  # fmt: skip
+                x = old.combine(x, u, store.get("y", c), y2, ws)
+            if new is None or new_lane is None:
+                yield Chunk(start, end, model.finish(x) if count == len(stack) else x)
+                continue
+            if sweep == 0:
+                kept = store.buffer("x", c, (*shape, d), model.residual_dtype, device)
+                x = x if kept is None else kept.copy_(x)
+            store.put("x", c, x)
+            if keep_prepared:
+                branch = store.buffer("branch", c, (*shape, e), dtype, device)
+                gate = store.buffer("gate", c, (*shape, e), dtype, device)
+                out = None if branch is None or gate is None else Prepared(branch, gate)
+            else:
+                out = _prepared_buffers(ws, (*shape, e), dtype, device)
+            u = new.prepare(x, ws, out)
+            y, new_lane.state = new.scan(
+                u, new_lane.enter(first=first), weights=weights, reverse=reverse, reset=first, ws=ws,
+                out=store.buffer("y", c, (*shape, e), dtype, device),
+            )  # fmt: skip
+            if keep_prepared:
+                store.put("branch", c, u.branch)
+                store.put("gate", c, u.gate)
+            store.put("y", c, y)
+
+
+def _prepared_buffers(
+    ws: Workspace, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> Prepared | None:
+    branch, gate = ws.get("branch", shape, dtype, device), ws.get("gate", shape, dtype, device)
+    return None if branch is None or gate is None else Prepared(branch, gate)
+
+
+def hidden_states(
+    model: RecurrentModel, ids: Tensor, *, chunk: int | None = None, transfer: str = "exact", strand: int = FORWARD
+) -> Tensor:
+    """Run windows of token ids (b, t) and return all final hidden states (b, t, d), differentiably."""
+    size = ids.shape[1] if chunk is None else chunk
+    parts = [
+        part.hidden if torch.is_grad_enabled() else part.hidden.clone()
+        for part in stream(model, ids, chunk=size, transfer=transfer, strand=strand)
+    ]
+    return torch.cat(parts, 1) if len(parts) != 1 else parts[0]

@@ -1,0 +1,66 @@
+"""The error family.
+
+Every error that a user can cause derives from `LrgenomeError` and from the builtin that a caller would
+expect. Its message says what was got, what was expected, and where. Only `lrgenome.cli.app` turns them
+into exit codes.
+"""
+
+
+class LrgenomeError(Exception):
+    """Root of the family."""
+
+
+class UsageError(LrgenomeError, ValueError):
+    """Options or settings that contradict each other or name something impossible (exit 2)."""
+
+
+class OutputExistsError(UsageError):
+    """The output is there already and must not be replaced (exit 2)."""
+
+
+class InputError(LrgenomeError, ValueError):
+    """Input that is damaged or is not what it claims to be (exit 3)."""
+
+
+class FastaError(InputError):
+    """A FASTA file or its index is damaged, or a region is not in it."""
+
+
+class VcfError(InputError):
+    """A VCF or BCF file is damaged."""
+
+
+class BedError(InputError):
+    """A BED file is damaged."""
+
+
+class ManifestError(InputError):
+    """A manifest of training data is damaged or names something that is not there."""
+
+
+class AssemblyMismatchError(InputError):
+    """Variants and reference do not belong together."""
+
+
+class SkippedRecordsError(InputError):
+    """Records were skipped under `--strict`."""
+
+
+class OutputError(LrgenomeError, OSError):
+    """Output could not be written: disk full, no permission, damaged partial file (exit 3)."""
+
+
+class DeviceError(LrgenomeError, RuntimeError):
+    """A device or kernel that was asked for is not there (exit 4)."""
+
+
+class ModelError(LrgenomeError, ValueError):
+    """A model is missing, damaged or incompatible (exit 5)."""
+
+
+class NumericalError(LrgenomeError, ArithmeticError):
+    """A NaN or infinity, with the place it came from (exit 1)."""
+
+
+class MemoryLimitError(LrgenomeError, MemoryError):
+    """The work does not fit in memory (exit 137)."""

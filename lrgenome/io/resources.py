@@ -1,0 +1,161 @@
+"""What the machine has left: memory, disk, scratch space.
+
+Memory is what this process may still take, not what the machine has: batch schedulers and containers set
+limits (cgroups, ``ulimit -v``) far below it, and a process that crosses them is killed without a message.
+"""
+
+import os
+import resource
+import shutil
+import sys
+import tempfile
+from pathlib import Path, PurePosixPath
+
+import psutil
+
+from lrgenome.errors import OutputError, UsageError
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+CGROUP_OF_PROCESS = Path("/proc/self/cgroup")
+
+
+def available_memory(*, cgroup_root: Path = CGROUP_ROOT, cgroup_of_process: Path = CGROUP_OF_PROCESS) -> int:
+    """Memory that this process may still take, in bytes.
+
+    The least of what the machine has available, what the cgroups (v1 or v2) of the process and their
+    ancestors have left, and what ``RLIMIT_AS`` leaves of the address space. Page cache that the kernel would
+    drop under pressure counts as free.
+
+    Parameters
+    ----------
+    cgroup_root
+        Where the cgroup file system is mounted.
+    cgroup_of_process
+        The file that names the cgroups of the process.
+
+    Returns
+    -------
+    int
+        Bytes, never negative.
+    """
+    limits = [int(psutil.virtual_memory().available)]
+    for directory, names in _cgroups(cgroup_root, cgroup_of_process):
+        left = _cgroup_left(directory, *names)
+        if left is not None:
+            limits.append(left)
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space != resource.RLIM_INFINITY:
+        limits.append(address_space - int(psutil.Process().memory_info().vms))
+    return max(0, min(limits))
+
+
+_V2_NAMES = ("memory.max", "memory.current", "inactive_file")
+_V1_NAMES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def _cgroups(root: Path, of_process: Path) -> list[tuple[Path, tuple[str, str, str]]]:
+    """Memory cgroup directories of the process, from its own up to the root, and their file names.
+
+    Inside a container the paths of `of_process` may be those of the host and not exist here; the walk up
+    then ends at the mount, which is the container's own cgroup.
+    """
+    try:
+        lines = of_process.read_text().splitlines()
+    except OSError:
+        return []
+    found: list[tuple[Path, tuple[str, str, str]]] = []
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, name = rest.partition(":")
+        if controllers == "":
+            base, names = root, _V2_NAMES
+        elif "memory" in controllers.split(","):
+            base, names = root / "memory", _V1_NAMES
+        else:
+            continue
+        parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
+        found.extend((base.joinpath(*parts[:depth]), names) for depth in range(len(parts), -1, -1))
+    return found
+
+
+def _cgroup_left(directory: Path, limit_name: str, usage_name: str, cache_name: str) -> int | None:
+    """Bytes left under the limit of one cgroup, None where it has no limit."""
+    try:
+        limit_text = (directory / limit_name).read_text().strip()
+        usage = int((directory / usage_name).read_text())
+    except (OSError, ValueError):
+        return None
+    if not limit_text.isdigit():  # "max"
+        return None
+    reclaimable = 0
+    try:
+        for line in (directory / "memory.stat").read_text().splitlines():
+            key, _, value = line.partition(" ")
+            if key == cache_name:
+                reclaimable = int(value)
+    except (OSError, ValueError):
+        pass
+    return int(limit_text) - max(0, usage - reclaimable)
+
+
+def free_disk(path: str | os.PathLike[str]) -> int:
+    """Bytes that an unprivileged process may still write where `path` is or will be.
+
+    Parameters
+    ----------
+    path
+        A file or directory; where it does not exist, its nearest existing ancestor counts.
+
+    Raises
+    ------
+    OutputError
+        If the file system cannot be asked.
+    """
+    place = Path(path).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        return shutil.disk_usage(place).free
+    except OSError as error:
+        raise OutputError(f"cannot tell the free space at {place}: {error.strerror or error}") from error
+
+
+def peak_rss() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) if sys.platform == "darwin" else int(peak) * 1024  # Linux and the BSDs count kB
+
+
+def scratch_dir(tmpdir: str | os.PathLike[str] | None = None) -> Path:
+    """Directory for temporary files: `tmpdir`, else ``TMPDIR`` and the system's usual places.
+
+    Parameters
+    ----------
+    tmpdir
+        What the user asked for. Default: None.
+
+    Returns
+    -------
+    Path
+        An existing directory that can be written to.
+
+    Raises
+    ------
+    UsageError
+        If `tmpdir` is not such a directory.
+    OutputError
+        If none was asked for and the system has none.
+    """
+    if tmpdir is None:
+        try:
+            return Path(tempfile.gettempdir())
+        except OSError as error:
+            raise OutputError(
+                f"no directory for temporary files ({error}); name one with --tmpdir"
+            ) from error
+    place = Path(tmpdir)
+    if not place.is_dir():
+        raise UsageError(f"--tmpdir: got {place}, expected an existing directory")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"--tmpdir: {place} cannot be written to")
+    return place

@@ -1,0 +1,86 @@
+"""What the engine asks of a recurrent model: blocks of three functions, and states as data.
+
+A block is ``prepare`` (per token), ``scan`` (the only part with memory) and ``combine`` (per token); see
+docs/streaming.md. Every direction-dependent weight is in ``scan``; the other two are shared by both directions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from lrgenome.config import ModelConfig
+from lrgenome.ops.workspace import Workspace
+
+
+class DirectionState(NamedTuple):
+    """What one direction of one block remembers of everything it has passed."""
+
+    h: Tensor
+    """(b, e) float32 recurrent state (float64 for float64 models)."""
+    halo: Tensor
+    """(b, k-1, e) last inputs of the convolution, in genomic order, in the compute dtype."""
+
+
+class Prepared(NamedTuple):
+    """What ``prepare`` makes of a chunk."""
+
+    branch: Tensor
+    """(b, t, e) input of the convolution and recurrence."""
+    gate: Tensor
+    """(b, t, e) gate branch before its GELU."""
+
+
+class Block(Protocol):
+    """One residual block of a recurrent model."""
+
+    def prepare(self, x: Tensor, ws: Workspace, out: Prepared | None = None) -> Prepared:
+        """Compute what both scans and ``combine`` need from the block's input `x` (b, t, d)."""
+
+    def scan(
+        self,
+        u: Prepared,
+        state: DirectionState,
+        *,
+        weights: int,
+        reverse: bool,
+        reset: bool,
+        ws: Workspace,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, DirectionState]:
+        """Run one direction over a chunk, with that direction's `weights`; returns y (b, t, e) and the state."""
+
+    def combine(self, x: Tensor, u: Prepared, y1: Tensor, y2: Tensor, ws: Workspace) -> Tensor:
+        """Join both scans; returns the next block's input (b, t, d), in the memory of `x` where it may."""
+
+    def initial_state(self, batch: int, device: torch.device) -> DirectionState:
+        """Return the state before anything was seen."""
+
+
+class RecurrentModel(Protocol):
+    """A stack of blocks between an embedding and a masked-language-model head."""
+
+    config: ModelConfig
+    compute_dtype: torch.dtype
+    residual_dtype: torch.dtype
+
+    @property
+    def stack(self) -> list[Block]:
+        """The blocks in order."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embed token ids (b, t) as (b, t, d) in the residual dtype."""
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Apply the final norm; (b, t, d) in the compute dtype."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Compute (..., v) float32 logits from final hidden states (..., d)."""
+
+    def prepared_width(self) -> int:
+        """Values per position in `Prepared`."""
+
+    def scan_width(self) -> int:
+        """Values per position in a scan's y."""

@@ -1,0 +1,173 @@
+"""Checkpoints: a folder with ``config.json`` (settings) and ``model.safetensors`` (weights); never pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lrgenome.config import config_from_json
+from lrgenome.errors import ModelError, OutputError, UsageError
+from lrgenome.models.hawk import Hawk
+
+FORMAT = "lrgenome-model"
+FORMAT_VERSION = 1
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+DEFAULT_MODEL = "hawk-mini"
+_SETTINGS_LIMIT = 1 << 20
+
+
+class LoadedModel(NamedTuple):
+    """A model with its identity."""
+
+    model: Hawk
+    name: str
+    """Folder name, or the embedded model's."""
+    sha256: str
+    """Of the weights file and the settings."""
+    meta: dict[str, Any]
+    """What the checkpoint says of its making (``training`` and the like)."""
+
+
+def embedded_folder() -> Path:
+    """Return the folder of the embedded default model."""
+    return Path(str(resources.files("lrgenome"))) / "assets" / DEFAULT_MODEL
+
+
+def save_model(model: Hawk, folder: str | os.PathLike[str], meta: dict[str, Any] | None = None) -> str:
+    """Write a checkpoint folder, each file whole or not at all, and return its sha256.
+
+    Parameters
+    ----------
+    model
+        The model; weights are stored as float32.
+    folder
+        Made if it is not there.
+    meta
+        JSON values to keep with the settings.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: p.detach().float().cpu().contiguous() for name, p in model.named_parameters()}
+    config = {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "model": model.config.to_json(),
+        "parameters": sum(t.numel() for t in tensors.values()), **(meta or {}),
+    }  # fmt: skip
+    weights = folder / (WEIGHTS_NAME + ".partial")
+    try:
+        save_file(tensors, weights)
+    except SafetensorError as error:
+        raise OutputError(f"cannot write {weights}: {error}") from error
+    settings = folder / (CONFIG_NAME + ".partial")
+    settings.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    # safetensors makes its files readable by their owner alone; a model is there to be shared.
+    weights.chmod(settings.stat().st_mode)
+    for partial in (weights, settings):
+        with open(partial, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(partial, partial.with_suffix(""))
+    return fingerprint(folder)
+
+
+def fingerprint(folder: str | os.PathLike[str]) -> str:
+    """Return the sha256 (hex) of the settings' ``model`` object followed by the weights file."""
+    folder = Path(folder)
+    digest = hashlib.sha256(json.dumps(_read_settings(folder)["model"], sort_keys=True).encode())
+    with open(folder / WEIGHTS_NAME, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_model(folder: str | os.PathLike[str] | None = None) -> LoadedModel:
+    """Load a checkpoint folder; None is the embedded default model.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing or damaged, or a tensor is missing, unknown or of the wrong shape; it names the tensor.
+    """
+    embedded = folder is None
+    path = embedded_folder() if folder is None else Path(folder)
+    if not path.is_dir():
+        raise ModelError(f"model {path}: no such folder; expected one with {CONFIG_NAME} and {WEIGHTS_NAME}")
+    settings = _read_settings(path)
+    try:
+        config = config_from_json(settings["model"])
+    except UsageError as error:
+        raise ModelError(f"model {path / CONFIG_NAME}: {error}") from error
+    tensors = _read_tensors(path / WEIGHTS_NAME, config_limit=config)
+    with torch.random.fork_rng(devices=[]):
+        model = Hawk(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[name])
+    return LoadedModel(model, DEFAULT_MODEL if embedded else path.resolve().name, fingerprint(path), settings)
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_NAME
+    try:
+        if path.stat().st_size > _SETTINGS_LIMIT:
+            raise ModelError(f"model settings {path}: got {path.stat().st_size} bytes, expected at most 1 MiB")
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"model settings {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"model settings {path}: not JSON ({error})") from error
+    if not isinstance(settings, dict) or settings.get("format") != FORMAT or "model" not in settings:
+        raise ModelError(f'model settings {path}: expected a JSON object with "format": "{FORMAT}" and "model"')
+    if settings.get("format_version") != FORMAT_VERSION:
+        raise ModelError(
+            f"model settings {path}: got format_version {settings.get('format_version')!r}, expected {FORMAT_VERSION}"
+        )
+    return settings
+
+
+def expected_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+    """List the tensors of a model with these settings, without allocating them."""
+    with torch.device("meta"):
+        model = Hawk(config)
+    return {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+
+def _read_tensors(path: Path, *, config_limit: Any) -> dict[str, torch.Tensor]:
+    """Read the weights, every shape checked against the settings before a tensor is read."""
+    size = path.stat().st_size if path.is_file() else None
+    if size is None:
+        raise ModelError(f"model weights {path}: no such file")
+    # Settings so deep or wide that listing the shapes would take long are no model of ours.
+    if config_limit.parameters > size:
+        raise ModelError(f"model weights {path}: got {size} bytes, too few for the settings beside it")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            names = set(file.keys())
+            if config_limit.layers > len(names):
+                raise ModelError(f"model weights {path}: got {len(names)} tensors, too few for the settings beside it")
+            expected = expected_shapes(config_limit)
+            if missing := sorted(set(expected) - names):
+                raise ModelError(f"model weights {path}: tensor {missing[0]} is missing ({len(missing)} in all)")
+            if unknown := sorted(names - set(expected)):
+                raise ModelError(f"model weights {path}: tensor {unknown[0]} is unknown ({len(unknown)} in all)")
+            for name, shape in expected.items():
+                got = tuple(file.get_slice(name).get_shape())
+                if got != shape:
+                    raise ModelError(f"model weights {path}: tensor {name} has shape {got}, expected {shape}")
+            tensors = {name: file.get_tensor(name) for name in expected}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"model weights {path}: damaged or not safetensors ({error})") from error
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not math.isfinite(float(tensor.float().sum())):
+            raise ModelError(f"model weights {path}: tensor {name} holds values that are not finite numbers")
+    return tensors

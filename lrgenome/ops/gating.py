@@ -1,0 +1,129 @@
+"""GELU gates: of the MLP, and of the recurrent branch over the sum of both directions.
+
+GELU is the tanh form, as in RecurrentGemma. Each has its definition in torch and a fused CPU pass.
+"""
+
+from typing import Any
+
+import torch
+from numba import prange
+from torch import Tensor
+from torch.nn.functional import gelu as torch_gelu
+
+from lrgenome.ops import backend
+from lrgenome.ops.jit import from_f32, gelu, gelu_and_slope, kernel, storage, to_f32
+
+_ROWS = 32
+
+
+def naive_geglu(m: Tensor) -> Tensor:
+    """Compute gelu(m[:, :f]) * m[:, f:] for (n, 2f) products, by the definition."""
+    left, right = m.chunk(2, dim=-1)
+    wide = torch.float64 if m.dtype == torch.float64 else torch.float32
+    return (torch_gelu(left.to(wide), approximate="tanh") * right.to(wide)).to(m.dtype)
+
+
+def naive_gate_sum(gate: Tensor, y1: Tensor, y2: Tensor) -> Tensor:
+    """Compute gelu(gate) * (y1 + y2), all (n, e), by the definition."""
+    wide = torch.float64 if gate.dtype == torch.float64 else torch.float32
+    return (torch_gelu(gate.to(wide), approximate="tanh") * (y1.to(wide) + y2.to(wide))).to(gate.dtype)
+
+
+@kernel
+def _geglu(m: Any, out: Any) -> None:
+    n, f = out.shape
+    for block in prange((n + _ROWS - 1) // _ROWS):
+        for i in range(block * _ROWS, min(n, (block + 1) * _ROWS)):
+            for c in range(f):
+                out[i, c] = from_f32(gelu(to_f32(m[i, c])) * to_f32(m[i, f + c]), out)
+
+
+@kernel
+def _geglu_backward(m: Any, dout: Any, dm: Any) -> None:
+    n, f = dout.shape
+    for block in prange((n + _ROWS - 1) // _ROWS):
+        for i in range(block * _ROWS, min(n, (block + 1) * _ROWS)):
+            for c in range(f):
+                value, slope = gelu_and_slope(to_f32(m[i, c]))
+                g = to_f32(dout[i, c])
+                dm[i, c] = from_f32(g * to_f32(m[i, f + c]) * slope, dm)
+                dm[i, f + c] = from_f32(g * value, dm)
+
+
+@kernel
+def _gate_sum(gate: Any, y1: Any, y2: Any, out: Any) -> None:
+    n, e = out.shape
+    for block in prange((n + _ROWS - 1) // _ROWS):
+        for i in range(block * _ROWS, min(n, (block + 1) * _ROWS)):
+            for c in range(e):
+                out[i, c] = from_f32(gelu(to_f32(gate[i, c])) * (to_f32(y1[i, c]) + to_f32(y2[i, c])), out)
+
+
+@kernel
+def _gate_sum_backward(gate: Any, y1: Any, y2: Any, dout: Any, dgate: Any, dy: Any) -> None:
+    n, e = dout.shape
+    for block in prange((n + _ROWS - 1) // _ROWS):
+        for i in range(block * _ROWS, min(n, (block + 1) * _ROWS)):
+            for c in range(e):
+                value, slope = gelu_and_slope(to_f32(gate[i, c]))
+                g = to_f32(dout[i, c])
+                dgate[i, c] = from_f32(g * (to_f32(y1[i, c]) + to_f32(y2[i, c])) * slope, dgate)
+                dy[i, c] = from_f32(g * value, dy)
+
+
+class _Geglu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, m: Tensor) -> Tensor:
+        ctx.save_for_backward(m)
+        out = m.new_empty(m.shape[0], m.shape[1] // 2)
+        _geglu(storage(m), storage(out))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> Tensor:
+        (m,) = ctx.saved_tensors
+        dm = torch.empty_like(m)
+        _geglu_backward(storage(m), storage(dout.contiguous()), storage(dm))
+        return dm
+
+
+class _GateSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, y1: Tensor, y2: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, y1, y2)
+        out = torch.empty_like(gate)
+        _gate_sum(storage(gate), storage(y1), storage(y2), storage(out))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, ...]:
+        gate, y1, y2 = ctx.saved_tensors
+        dgate, dy = torch.empty_like(gate), torch.empty_like(y1)
+        _gate_sum_backward(
+            storage(gate), storage(y1), storage(y2), storage(dout.contiguous()), storage(dgate), storage(dy)
+        )
+        return dgate, dy, dy
+
+
+def geglu(m: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Compute gelu(m[:, :f]) * m[:, f:] for (n, 2f) products; `out` (n, f) is ignored under autograd."""
+    if backend.select(m) != "cpu":
+        return naive_geglu(m)
+    if backend.wants_grad(m):
+        result: Tensor = _Geglu.apply(m.contiguous())
+        return result
+    y = m.new_empty(m.shape[0], m.shape[1] // 2) if out is None else out
+    _geglu(storage(m), storage(y))
+    return y
+
+
+def gate_sum(gate: Tensor, y1: Tensor, y2: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Compute gelu(gate) * (y1 + y2), all (n, e); `out` may be one of the inputs, and is ignored under autograd."""
+    if backend.select(gate) != "cpu":
+        return naive_gate_sum(gate, y1, y2)
+    if backend.wants_grad(gate, y1, y2):
+        result: Tensor = _GateSum.apply(gate.contiguous(), y1.contiguous(), y2.contiguous())
+        return result
+    y = torch.empty_like(gate) if out is None else out
+    _gate_sum(storage(gate), storage(y1), storage(y2), storage(y))
+    return y

@@ -1,0 +1,99 @@
+"""Device, threads and precision of a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import NamedTuple
+
+import torch
+
+from lrgenome.errors import DeviceError, UsageError
+from lrgenome.ops.jit import set_threads
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+class Compute(NamedTuple):
+    """Where and how to compute."""
+
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+
+
+def choose_device(gpu: int | None, device: str | None) -> torch.device:
+    """Choose the device: what was asked for, or else the first GPU, or else the CPU, and say which.
+
+    Raises
+    ------
+    DeviceError
+        If a GPU was asked for and is not there.
+    UsageError
+        If both options are given, or the name is unknown.
+    """
+    if gpu is not None and device is not None:
+        raise UsageError("--gpu and --device exclude each other; got both")
+    if gpu is not None:
+        device = f"cuda:{gpu}"
+    if device is None:
+        chosen = torch.device("cuda:0") if torch.cuda.is_available() else torch.device("cpu")
+    else:
+        try:
+            chosen = torch.device(device)
+        except RuntimeError as error:
+            raise UsageError(f"--device: got {device!r}, expected cpu, cuda or cuda:N") from error
+        if chosen.type not in ("cpu", "cuda"):
+            raise UsageError(f"--device: got {device!r}, expected cpu, cuda or cuda:N")
+        if chosen.type == "cuda":
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            if (chosen.index or 0) >= count:
+                built = "" if torch.version.cuda else " (this torch is a CPU build)"
+                raise DeviceError(f"{device}: expected a device of that index, this process sees {count}{built}")
+    name = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else "CPU"
+    log.info("device: %s (%s)", chosen, name)
+    return chosen
+
+
+def choose_threads(threads: int | None) -> int:
+    """Give torch and the CPU kernels `threads` threads together; default what this process may use."""
+    if threads is None:
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    set_threads(threads)
+    return threads
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Tell whether the device has bfloat16 matrix products of its own."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None), getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return any(p is not None and p() for p in probe)
+
+
+def choose_compute(
+    *, gpu: int | None, device: str | None, threads: int | None, precision: str, auto: torch.dtype | None = None
+) -> Compute:
+    """Choose device, precision and threads of a run.
+
+    Parameters
+    ----------
+    gpu, device, threads, precision
+        The options.
+    auto
+        What ``--precision auto`` means; default bfloat16 where the device has it.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    chosen = choose_device(gpu, device)
+    count = choose_threads(threads)
+    if precision == "auto":
+        dtype = auto or (torch.bfloat16 if native_bfloat16(chosen) else torch.float32)
+    else:
+        dtype = getattr(torch, precision)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    log.info("precision: %s, threads: %d", str(dtype).removeprefix("torch."), count)
+    return Compute(chosen, dtype, count)

@@ -1,0 +1,88 @@
+"""`lrgenome pretrain`: train a model on the genomes of a manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import torch
+
+from lrgenome.config import ModelConfig, preset
+from lrgenome.errors import OutputExistsError, UsageError
+from lrgenome.io.atomic import os_error_as_output_error
+from lrgenome.io.plot import training_curve
+from lrgenome.models.checkpoint import CONFIG_NAME, load_model, save_model
+from lrgenome.models.hawk import Hawk, build
+from lrgenome.tasks.compute import Compute
+from lrgenome.tasks.progress import Progress
+from lrgenome.training.data import Corpus
+from lrgenome.training.loop import PretrainSettings, fit
+from lrgenome.training.snapshot import last_step, load_weights, snapshots
+
+log = logging.getLogger(__name__)
+
+
+def choose_model(
+    preset_name: str, half_life_max: float | None, ring: bool, init: Path | None, seed: int
+) -> tuple[Hawk, ModelConfig]:
+    """Make the model to train: a preset with fresh weights, or a checkpoint to go on from."""
+    if init is not None:
+        if half_life_max is not None or ring:
+            raise UsageError("--half-life-max and --ring set initial weights; got them with --init")
+        if not (init / CONFIG_NAME).exists() and snapshots(init):
+            model = load_weights(init)
+            return model, model.config
+        loaded = load_model(init)
+        log.info("weights of %s, sha256 %s", init, loaded.sha256)
+        return loaded.model, loaded.model.config
+    if half_life_max is not None and ring:
+        raise UsageError("--half-life-max and --ring exclude each other; got both")
+    config = preset(preset_name)
+    if half_life_max is not None or ring:
+        config = dataclasses.replace(config, half_life_max=half_life_max)
+    return build(config, seed=seed), config
+
+
+def run(
+    manifest: Path,
+    output: Path,
+    *,
+    model: Hawk,
+    settings: PretrainSettings,
+    compute: Compute,
+    resume: bool,
+    no_clobber: bool,
+    dry_run: bool,
+    save_every: float,
+    init: Path | None,
+) -> None:
+    """Train, write the checkpoint folder `output` and in it the log ``log.tsv`` and its plot ``curve.png``."""
+    if snapshots(output) and not resume:
+        raise OutputExistsError(f"{output}: holds a run already; --resume continues it, or remove the folder")
+    if no_clobber and (output / "model.safetensors").exists():
+        raise OutputExistsError(f"{output}: holds a model already, and --no-clobber was given")
+    parameters = sum(p.numel() for p in model.parameters())
+    with Corpus(manifest, settings.window) as corpus:
+        log.info("%d parameters; %d genomes; %d steps of %s bp", parameters, len(corpus.names), settings.steps,
+                 f"{settings.tokens_per_step:,}")  # fmt: skip
+        if dry_run:
+            bases = settings.steps * settings.tokens_per_step
+            print(f"parameters\t{parameters}\nsteps\t{settings.steps}\nbases\t{bases}")
+            return
+        with os_error_as_output_error(output):
+            output.mkdir(parents=True, exist_ok=True)
+        model.to(compute.device)
+        done = last_step(output) if resume else 0
+        with os_error_as_output_error(output), Progress("pretrain", settings.steps, "steps", done=done) as progress:
+            scores = fit(model, corpus, settings, output, resume=resume, save_every=save_every, progress=progress)
+        training = {
+            "settings": dataclasses.asdict(settings), "genomes": corpus.fingerprint(), "validation": scores,
+            "init": None if init is None else init.name, "torch": torch.__version__,
+        }  # fmt: skip
+    with os_error_as_output_error(output):
+        sha256 = save_model(model, output, {"training": training})
+    training_curve(output / "log.tsv", output / "curve.png")
+    log.info("model: %s, sha256 %s", output, sha256)
+    for name, loss in scores.items():
+        print(f"{name}\t{loss:.4f}")

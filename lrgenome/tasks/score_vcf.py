@@ -1,0 +1,355 @@
+"""`lrgenome score-vcf`: score every ALT allele of a VCF."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from lrgenome.engine.runner import Runner
+from lrgenome.errors import SkippedRecordsError, UsageError
+from lrgenome.glossary import format_length
+from lrgenome.io.atomic import atomic_output, check_writable, os_error_as_output_error, partial_path
+from lrgenome.io.fasta import Fasta, read_alias_table
+from lrgenome.io.scores import (
+    ScoreJournal,
+    ScoreRow,
+    check_score_suffix,
+    format_rows,
+    header_text,
+    publish_scores,
+)
+from lrgenome.io.vcf import VariantSource, VcfRecord, open_variants, to_bytes
+from lrgenome.models.checkpoint import LoadedModel
+from lrgenome.tasks.progress import Progress
+from lrgenome.tasks.scoring import STRANDS, Scores, WindowScorer
+from lrgenome.tasks.selection import Regions, parse_shard, read_regions, shard_range
+from lrgenome.tasks.variants import AllelePlan, VariantPlanner, preflight
+
+log = logging.getLogger(__name__)
+
+_BLOCK_BASES = 4_000_000
+_BLOCK_RECORDS = 64
+_PROBE_BASES = 20_000
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """What decides the scores of a variant, and which variants are scored."""
+
+    context: int = 12_000
+    """Window length, bp, centred on each allele."""
+    strand: str = "both"
+    """Average over both strands, or the forward strand only."""
+    check_ref: str = "warn"
+    """What to do where REF differs from the FASTA."""
+    chrom_alias: str = "auto"
+    """How contig names are matched: auto, none or a table's path."""
+    regions: tuple[str, ...] = ()
+    """Only records that overlap these."""
+    regions_file: Path | None = None
+    """Only records that overlap the intervals of this BED file."""
+    shard: str | None = None
+    """Only part I of N of the records."""
+
+    def __post_init__(self) -> None:
+        if self.strand not in STRANDS:
+            raise UsageError(f"--strand: got {self.strand!r}, expected one of {', '.join(STRANDS)}")
+
+
+@dataclass(frozen=True)
+class ScoreOutput:
+    """Where the scores go."""
+
+    path: str = "-"
+    """TSV, VCF or BCF by suffix; ``-`` is TSV on standard output."""
+    header: str = "auto"
+    """auto (all but shards after the first), always or never."""
+    write_index: bool = False
+    resume: bool = False
+    no_clobber: bool = False
+    no_version: bool = False
+    summary: Path | None = None
+    """JSON of the counts."""
+    strict: bool = False
+    """Raise if anything was skipped."""
+
+    def __post_init__(self) -> None:
+        if self.header not in ("auto", "always", "never"):
+            raise UsageError(f"--header: got {self.header!r}, expected auto, always or never")
+        if self.path == "-" and self.resume:
+            raise UsageError("--resume: got standard output, expected --output FILE")
+
+
+@dataclass
+class Account:
+    """What became of the alleles."""
+
+    alleles: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    """Alleles by status; one allele may have several."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Alleles that were not scored, by their joined statuses."""
+
+    def add(self, plans: Iterable[AllelePlan]) -> None:
+        """Count alleles."""
+        for plan in plans:
+            self.alleles += 1
+            self.statuses.update(plan.status)
+            if plan.windows is None:
+                self.skipped["&".join(plan.status)] += 1
+
+
+class Selected(NamedTuple):
+    """The records of this run, re-iterable."""
+
+    records: Callable[[], Iterator[VcfRecord]]
+    total: int
+
+
+def find_fasta(given: Path | None, source: VariantSource) -> Path:
+    """Return the FASTA to use: the one given, else the VCF header's ``##reference`` if that file is here."""
+    if given is not None:
+        return given
+    named = source.reference
+    if named and os.path.isfile(named):
+        log.info("reference from the VCF header: %s", named)
+        return Path(named)
+    hint = f"the header's ##reference is {named!r}, which is no file here" if named else "the header names none"
+    raise UsageError(f"--fasta: none given, and {hint}")
+
+
+def select(source: VariantSource, planner: VariantPlanner, regions: Regions | None, shard: tuple[int, int]) -> Selected:
+    """Confine the records to regions and a shard; counting them reads the input once."""
+
+    def wanted() -> Iterator[VcfRecord]:
+        for record in source.records():
+            contig = planner.contig(record.chrom) if regions is not None else None
+            if regions is None or (
+                contig is not None and regions.overlaps(contig, record.pos, record.pos + len(record.ref))
+            ):
+                yield record
+
+    low, high = shard_range(sum(1 for _ in wanted()), shard)
+    return Selected(lambda: islice(wanted(), low, high), high - low)
+
+
+def run(
+    vcf: str,
+    fasta: Path | None,
+    loaded: LoadedModel,
+    runner: Runner,
+    settings: ScoreSettings,
+    output: ScoreOutput,
+    *,
+    batch_size: int,
+    tmpdir: Path | None,
+    dry_run: bool,
+) -> dict[str, int]:
+    """Score a VCF and write the output; returns the counts of statuses.
+
+    Parameters
+    ----------
+    vcf
+        A path, or ``-``.
+    fasta
+        The reference, or None for the one that the header names.
+    loaded
+        The model, for its name.
+    runner
+        The model, ready.
+    batch_size
+        Windows of one length at a time.
+    tmpdir
+        Folder for spooled input.
+    dry_run
+        Print counts and expected time to standard output instead.
+
+    Raises
+    ------
+    LrgenomeError
+        As the readers, the planner, the scorer and the writers raise it.
+    """
+    check_score_suffix(output.path, output.write_index)
+    check_writable(output.path, output.no_clobber)
+    if output.summary is not None:
+        check_writable(output.summary)
+    shard = parse_shard(settings.shard)
+    with ExitStack() as stack:
+        source = stack.enter_context(open_variants(vcf, tmpdir))
+        reference = stack.enter_context(Fasta(find_fasta(fasta, source)))
+        alias = settings.chrom_alias
+        table = alias if alias in ("auto", "none") else read_alias_table(alias)
+        planner = VariantPlanner(reference, settings.context, check_ref=settings.check_ref, alias=table)
+        # A mismatch in a record that is not selected is no error.
+        preflight(VariantPlanner(reference, settings.context, check_ref="warn", alias=table), source.records())
+        regions = read_regions(list(settings.regions), settings.regions_file, reference.contigs, table)
+        selected = select(source, planner, regions, shard)
+        if dry_run:
+            return _dry_run(selected, planner, runner, settings, batch_size)
+        length = min(settings.context, max(reference.contigs.values()))
+        runner.plan(batch_size, length)
+        scorer = WindowScorer(runner, strand=settings.strand, batch_size=batch_size)
+        header = header_text(_metadata(loaded, runner, settings, reference), no_version=output.no_version)
+        with_header = output.header == "always" or (output.header == "auto" and shard[0] == 1)
+        account = Account()
+        if output.path == "-":
+            _write_stdout(header if with_header else "")
+            for text in _rows(selected, 0, planner, scorer, account):
+                _write_stdout(text)
+        else:
+            _write_file(output, header, with_header, source, selected, planner, scorer, account)
+        _report(account, selected.total, output)
+    return dict(account.statuses)
+
+
+def _write_stdout(text: str) -> None:
+    # As bytes, since text of the input that is not UTF-8 goes out as it came in.
+    with os_error_as_output_error("standard output"):
+        sys.stdout.buffer.write(to_bytes(text))
+        sys.stdout.buffer.flush()
+
+
+def _write_file(
+    output: ScoreOutput, header: str, with_header: bool, source: VariantSource, selected: Selected,
+    planner: VariantPlanner, scorer: WindowScorer, account: Account,
+) -> None:  # fmt: skip
+    journal_path = partial_path(output.path)
+    with ScoreJournal(journal_path, header, resume=output.resume) as journal:
+        done = journal.resume_from(selected.records()) if output.resume else 0
+        if done:
+            log.info("resumed after %d of %d records", done, selected.total)
+            for record in islice(selected.records(), done):
+                account.add(planner.plan(record))
+        for text in _rows(selected, done, planner, scorer, account):
+            journal.append(text)
+    publish_scores(
+        journal_path, output.path, source, header=with_header, no_version=output.no_version,
+        write_index=output.write_index, records=selected.records,
+    )  # fmt: skip
+
+
+def _rows(
+    selected: Selected, done: int, planner: VariantPlanner, scorer: WindowScorer, account: Account
+) -> Iterator[str]:
+    """Yield the table rows of the records after the first `done`, a block of records at a time."""
+    size = max(1, min(_BLOCK_RECORDS, _BLOCK_BASES // planner.context))
+    records = islice(selected.records(), done, None)
+    said: set[str] = set()
+    with Progress("score-vcf", selected.total, "records", done=done) as progress:
+        while block := list(islice(records, size)):
+            plans = [planner.plan(record) for record in block]
+            work = [
+                (plan.windows, f"{record.chrom}:{record.pos + 1} {record.ref[:20]}>{alt[:20]}")
+                for record, alleles in zip(block, plans, strict=True)
+                for plan, alt in zip(alleles, record.alts or (".",), strict=True)
+                if plan.windows is not None
+            ]
+            scores = iter(scorer.score(work))
+            texts = []
+            for record, alleles in zip(block, plans, strict=True):
+                _say_contig(record.chrom, planner, said)
+                account.add(alleles)
+                rows = [_row(plan, next(scores) if plan.windows is not None else None) for plan in alleles]
+                texts.append(format_rows(record, rows))
+            yield "".join(texts)
+            progress.update(len(block))
+
+
+def _row(plan: AllelePlan, scores: Scores | None) -> ScoreRow:
+    if scores is None:
+        return ScoreRow(None, None, None, None, None, plan.status)
+    return ScoreRow(scores.llr, scores.dist_cos, scores.dist_l2, scores.pll_diff, None, plan.status)
+
+
+def _say_contig(name: str, planner: VariantPlanner, said: set[str]) -> None:
+    if name not in said:
+        said.add(name)
+        contig = planner.contig(name)
+        if contig is None:
+            log.warning("contig %s of the VCF is not in %s", name, planner.fasta.path.name)
+        elif contig != name:
+            log.info("contig %s of the VCF is %s in %s", name, contig, planner.fasta.path.name)
+
+
+def _metadata(
+    loaded: LoadedModel, runner: Runner, settings: ScoreSettings, fasta: Fasta
+) -> dict[str, object]:
+    metadata: dict[str, object] = {
+        "model": loaded.name, "model_sha256": loaded.sha256, "reference": fasta.fingerprint(),
+        "context": settings.context, "strand": settings.strand, "check_ref": settings.check_ref,
+        "precision": str(runner.model.compute_dtype).removeprefix("torch."), "chunk": runner.chunk,
+        "transfer": runner.transfer,
+    }  # fmt: skip
+    return metadata
+
+
+def _report(account: Account, records: int, output: ScoreOutput) -> None:
+    log.info("statuses of the %d ALT alleles of %d records:", account.alleles, records)
+    for status, count in account.statuses.most_common():
+        log.info("  %-14s %9d", status, count)
+    if output.summary is not None:
+        what = {"records": records, "alleles": account.alleles, "skipped": account.skipped.total(),
+                "statuses": dict(account.statuses)}  # fmt: skip
+        with atomic_output(output.summary, "w") as handle:
+            json.dump(what, handle, indent=2)
+            handle.write("\n")
+    if output.strict and account.skipped:
+        skipped = ", ".join(f"{n} {status}" for status, n in account.skipped.items())
+        raise SkippedRecordsError(f"--strict: not all alleles could be scored ({skipped}); the output is complete")
+
+
+def _dry_run(
+    selected: Selected, planner: VariantPlanner, runner: Runner, settings: ScoreSettings, batch_size: int
+) -> dict[str, int]:
+    account = Account()
+    bases = 0
+    for record in selected.records():
+        plans = planner.plan(record)
+        account.add(plans)
+        for plan in plans:
+            if plan.windows is not None:
+                passes = [plan.windows.reference, plan.windows.alternative]
+                passes += [plan.windows.masked] if plan.windows.masked is not None else []
+                bases += sum(len(p) for p in passes) * len(STRANDS[settings.strand])
+    rate = measure_rate(runner, batch_size, settings.context)
+    print(f"records\t{selected.total}\nalleles\t{account.alleles}")
+    for status, count in account.statuses.most_common():
+        print(f"{status}\t{count}")
+    print(f"context\t{format_length(settings.context)}\nbases_to_run\t{bases}\nexpected_seconds\t{bases / rate:.0f}")
+    return dict(account.statuses)
+
+
+def measure_rate(runner: Runner, batch_size: int, length: int) -> float:
+    """Measure bases a second on a short random window."""
+    short = min(length, _PROBE_BASES)
+    ids = torch.randint(7, 11, (batch_size, short), dtype=torch.uint8)
+    for _ in range(2):
+        began = time.perf_counter()
+        for _ in runner.stream(ids):
+            pass
+        elapsed = time.perf_counter() - began
+    return batch_size * short / elapsed
+
+
+def default_batch_size(text: str, device: torch.device, length: int) -> int:
+    """Read ``--batch-size``: auto is 1 on a CPU, where a single window fills the cores, and about 128 kbp on a GPU."""
+    if text != "auto":
+        if not text.isdigit() or int(text) < 1:
+            raise UsageError(f"--batch-size: got {text!r}, expected auto or a whole number of at least 1")
+        return int(text)
+    return 1 if device.type == "cpu" else max(1, min(64, 131_072 // max(1, length)))
+
+
+__all__ = ("ScoreOutput", "ScoreSettings", "default_batch_size", "measure_rate", "run")

@@ -1,0 +1,206 @@
+"""Scores of alleles from whole windows: masked LLR, embedding distances, pseudo-likelihood difference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lrgenome.dna import COMPLEMENT, FIRST_BASE, IdArray
+from lrgenome.engine.runner import Runner
+from lrgenome.errors import NumericalError
+from lrgenome.glossary import FORWARD, REVERSE
+from lrgenome.tasks.variants import AlleleWindows
+
+STRANDS = {"both": (FORWARD, REVERSE), "forward": (FORWARD,)}
+
+Result = TypeVar("Result")
+
+
+class Scores(NamedTuple):
+    """Scores of one allele, averaged over strands; None is missing."""
+
+    llr: float | None
+    dist_cos: float
+    dist_l2: float
+    pll_diff: float
+
+
+class _Pooled(NamedTuple):
+    mean: npt.NDArray[np.float64]
+    log_likelihood: float
+
+
+class _Job(NamedTuple):
+    """One window and what is wanted of it: log-probabilities at sites, or a pooled span."""
+
+    ids: IdArray
+    sites: tuple[int, ...] | None
+    span: tuple[int, int] | None
+
+
+class WindowScorer:
+    """Scores alleles by running whole windows.
+
+    Parameters
+    ----------
+    runner
+        The model.
+    strand
+        "both" or "forward".
+    batch_size
+        Windows of one length at a time. Batches are always full (the last window is repeated), so that a
+        window's result does not depend on how many others there are.
+    """
+
+    def __init__(self, runner: Runner, *, strand: str, batch_size: int) -> None:
+        self.runner, self.strands, self.batch_size = runner, STRANDS[strand], batch_size
+
+    def score(self, alleles: Sequence[tuple[AlleleWindows, str]]) -> list[Scores]:
+        """Score alleles, given with a label for errors, in order."""
+        totals = [np.zeros(4) for _ in alleles]
+        for strand in self.strands:
+            jobs: dict[Hashable, _Job] = {}
+            for windows, _ in alleles:
+                for key, job in _jobs(windows):
+                    jobs.setdefault(key, job)
+            results = dict(zip(jobs, self._run(list(jobs.values()), strand), strict=True))
+            for i, (windows, label) in enumerate(alleles):
+                with np.errstate(invalid="ignore", over="ignore"):
+                    one = _combine(windows, results, strand)
+                if not np.isfinite(one).all():
+                    raise NumericalError(f"{label}: the model gave scores that are not finite numbers: {one.tolist()}")
+                totals[i] += one
+        return [
+            Scores(
+                float(total[0]) / len(self.strands) if windows.masked is not None else None,
+                *(float(value) / len(self.strands) for value in total[1:]),
+            )
+            for total, (windows, _) in zip(totals, alleles, strict=True)
+        ]
+
+    def _run(self, jobs: list[_Job], strand: int) -> list[Any]:
+        results: list[Any] = [None] * len(jobs)
+        by_length: dict[int, list[int]] = {}
+        for i, job in enumerate(jobs):
+            by_length.setdefault(len(job.ids), []).append(i)
+        for members in by_length.values():
+            lo = 0
+            while lo < len(members):
+                batch = members[lo : lo + self.batch_size]
+                try:
+                    answers = self._run_batch([jobs[i] for i in batch], strand)
+                except torch.cuda.OutOfMemoryError:
+                    if self.batch_size == 1:
+                        raise
+                    torch.cuda.empty_cache()
+                    self.batch_size = max(1, self.batch_size // 2)
+                    continue
+                for i, answer in zip(batch, answers, strict=True):
+                    results[i] = answer
+                lo += len(batch)
+        return results
+
+    def _run_batch(self, jobs: list[_Job], strand: int) -> list[Any]:
+        full = jobs + [jobs[-1]] * (self.batch_size - len(jobs))
+        ids = torch.from_numpy(np.stack([job.ids for job in full]))
+        readers = [_reader(job, self.runner.model, strand) for job in jobs]
+        for part in self.runner.stream(ids, strand=strand):
+            for row, (take, _) in enumerate(readers):
+                take(part.start, part.end, part.hidden[row])
+        return [finish() for _, finish in readers]
+
+
+def _jobs(windows: AlleleWindows) -> list[tuple[Hashable, _Job]]:
+    """List the passes an allele needs, by keys that alleles of one record share where the passes are equal."""
+    jobs = [
+        _pooled_job(windows.reference, windows.ref_span),
+        _pooled_job(windows.alternative, windows.alt_span),
+    ]
+    if windows.masked is not None and windows.sites:
+        key = ("masked", windows.masked.tobytes(), windows.sites)
+        jobs.append((key, _Job(windows.masked, windows.sites, None)))
+    return jobs
+
+
+def _pooled_job(ids: IdArray, span: tuple[int, int]) -> tuple[Hashable, _Job]:
+    return ("pooled", ids.tobytes(), span), _Job(ids, None, span)
+
+
+def _reader(
+    job: _Job, model: Any, strand: int
+) -> tuple[Callable[[int, int, torch.Tensor], None], Callable[[], Any]]:
+    """Make the pair (take a chunk, give the result) for a job."""
+    return _site_reader(job, model) if job.sites is not None else _span_reader(job, model, strand)
+
+
+def _site_reader(
+    job: _Job, model: Any
+) -> tuple[Callable[[int, int, torch.Tensor], None], Callable[[], npt.NDArray[np.float64]]]:
+    assert job.sites is not None
+    sites = job.sites
+    rows: dict[int, npt.NDArray[np.float64]] = {}
+
+    def take(start: int, end: int, hidden: torch.Tensor) -> None:
+        inside = [site for site in sites if start <= site < end]
+        if inside:
+            # Rows are taken in a fixed number at a time: products of different shapes round differently.
+            for site in inside:
+                logits = model.logits(hidden[site - start : site - start + 1])
+                rows[site] = torch.log_softmax(logits.double(), -1)[0].cpu().numpy()
+
+    return take, lambda: np.stack([rows[site] for site in sites])
+
+
+def _span_reader(
+    job: _Job, model: Any, strand: int
+) -> tuple[Callable[[int, int, torch.Tensor], None], Callable[[], _Pooled]]:
+    assert job.span is not None
+    low, high = job.span
+    observed = COMPLEMENT[job.ids] if strand == REVERSE else job.ids
+    total: list[Any] = [0.0, 0.0]
+
+    def take(start: int, end: int, hidden: torch.Tensor) -> None:
+        lo, hi = max(low, start), min(high, end)
+        if lo < hi:
+            rows = hidden[lo - start : hi - start]
+            total[0] = total[0] + rows.double().sum(0).cpu().numpy()
+            bases = torch.from_numpy(observed[lo:hi].astype(np.int64)).to(rows.device)
+            known = (bases >= FIRST_BASE) & (bases < FIRST_BASE + 4)
+            log_p = torch.log_softmax(model.logits(rows).double(), -1).gather(1, bases[:, None])[:, 0]
+            total[1] += float(log_p[known].sum())
+
+    return take, lambda: _Pooled(np.asarray(total[0]) / max(1, high - low), total[1])
+
+
+def _combine(windows: AlleleWindows, results: dict[Hashable, Any], strand: int) -> npt.NDArray[np.float64]:
+    """Return (LLR, cosine distance, L2 distance, PLL difference) of one strand."""
+    jobs = _jobs(windows)
+    ref, alt = results[jobs[0][0]], results[jobs[1][0]]
+    llr = 0.0
+    if len(jobs) == 3:
+        log_p = results[jobs[2][0]]
+        refs, alts = windows.ref_bases, windows.alt_bases
+        if strand == REVERSE:
+            refs, alts = COMPLEMENT[refs], COMPLEMENT[alts]
+        which = np.arange(len(refs))
+        llr = float((log_p[which, alts] - log_p[which, refs]).sum())
+    return np.array([llr, *distances(ref.mean, alt.mean), alt.log_likelihood - ref.log_likelihood])
+
+
+def distances(u: npt.NDArray[np.float64], v: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return cosine distance and L2 distance of two (d,) vectors.
+
+    1 - cos(u, v) is computed as half the squared distance of the unit vectors, which does not cancel when they
+    are close.
+    """
+    norm_u, norm_v = math.sqrt(float(u @ u)), math.sqrt(float(v @ v))
+    l2 = float(np.linalg.norm(v - u))
+    if norm_u == 0.0 or norm_v == 0.0:
+        return (0.0 if l2 == 0.0 else 1.0), l2
+    gap = v / norm_v - u / norm_u
+    return 0.5 * float(gap @ gap), l2

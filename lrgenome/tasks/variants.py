@@ -1,0 +1,187 @@
+"""From a VCF record to the windows that score it, or to the reason why it cannot be scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from lrgenome.dna import MASK, IdArray, N, encode
+from lrgenome.errors import AssemblyMismatchError, InputError, UsageError
+from lrgenome.io.alleles import Allele, classify, is_substitution, trim
+from lrgenome.io.fasta import Fasta, resolve_contig
+from lrgenome.io.vcf import VcfRecord
+
+FLANK = 768
+"""Reference bases on each side of an allele over which embeddings and pseudo-likelihood are taken, bp."""
+
+CHECK_REF = ("warn", "skip", "error")
+_ASSEMBLY_RECORDS = 20
+
+
+class AlleleWindows(NamedTuple):
+    """Everything that scores one allele."""
+
+    reference: IdArray
+    """(t,) window with the reference allele."""
+    alternative: IdArray
+    """(t + len(alt) - len(ref),) the same window with the ALT allele."""
+    masked: IdArray | None
+    """(t,) the reference window with the differing bases masked; None unless ALT is a substitution."""
+    sites: tuple[int, ...]
+    """Offsets of the differing bases in the window."""
+    ref_bases: IdArray
+    """(n,) reference bases at `sites`."""
+    alt_bases: IdArray
+    """(n,) ALT bases at `sites`."""
+    ref_span: tuple[int, int]
+    """Allele and flanks in the reference window, half-open offsets."""
+    alt_span: tuple[int, int]
+    """Allele and flanks in the alternative window."""
+
+
+class AllelePlan(NamedTuple):
+    """One ALT allele: its statuses, and its windows if it can be scored."""
+
+    status: tuple[str, ...]
+    windows: AlleleWindows | None
+
+
+class VariantPlanner:
+    """Turns records into allele plans, and counts how well variants and reference agree.
+
+    Parameters
+    ----------
+    fasta
+        The reference.
+    context
+        Window length, bp.
+    check_ref
+        "warn": score a mismatching REF against the FASTA's bases and flag it; "skip"; "error".
+    alias
+        As `io.fasta.resolve_contig` takes it.
+    """
+
+    def __init__(self, fasta: Fasta, context: int, *, check_ref: str, alias: dict[str, str] | str) -> None:
+        if check_ref not in CHECK_REF:
+            raise UsageError(f"--check-ref: got {check_ref!r}, expected one of {', '.join(CHECK_REF)}")
+        self.fasta, self.context, self.check_ref, self._alias = fasta, context, check_ref, alias
+        self._names: dict[str, str | None] = {}
+        self.checked = 0
+        self.mismatched = 0
+        self.placed = 0
+
+    def contig(self, name: str) -> str | None:
+        """Find the FASTA's name of a contig, or None."""
+        if name not in self._names:
+            self._names[name] = resolve_contig(name, self.fasta.contigs, self._alias)
+        return self._names[name]
+
+    def plan(self, record: VcfRecord) -> list[AllelePlan]:
+        """Plan each ALT allele of a record; a record without ALT has one plan, ALT_MISSING."""
+        alts = record.alts or (".",)
+        contig = self.contig(record.chrom)
+        if contig is None:
+            return [AllelePlan(("CONTIG_MISSING",), None)] * len(alts)
+        self.placed += 1
+        end = record.pos + len(record.ref)
+        if record.pos < 0 or end > self.fasta.contigs[contig]:
+            return [AllelePlan(("OUT_OF_RANGE",), None)] * len(alts)
+        here = self.fasta.fetch(contig, record.pos, end)
+        mismatch = self._check_reference(record, here)
+        return [self._plan_allele(record, alt, contig, here, mismatch) for alt in alts]
+
+    def _check_reference(self, record: VcfRecord, here: IdArray) -> bool:
+        """Compare REF with the FASTA; only bases that are unambiguous in both count."""
+        try:
+            stated = encode(record.ref)
+        except ValueError:
+            return False
+        both = (stated != N) & (here != N)
+        mismatch = bool((stated[both] != here[both]).any())
+        self.checked += 1
+        self.mismatched += mismatch
+        if mismatch and self.check_ref == "error":
+            raise InputError(
+                f"{record.chrom}:{record.pos + 1} (line {record.line_number}): REF is {record.ref[:20]}, the FASTA "
+                f"differs there; --check-ref warn or skip goes on"
+            )
+        return mismatch
+
+    def _plan_allele(
+        self, record: VcfRecord, alt: str, contig: str, here: IdArray, mismatch: bool
+    ) -> AllelePlan:
+        flags = ("REF_MISMATCH",) if mismatch else ()
+        reason = classify(record.ref, alt)
+        if reason is not None:
+            return AllelePlan((*flags, reason), None)
+        if mismatch and self.check_ref == "skip":
+            return AllelePlan(flags, None)
+        allele = trim(record.pos, record.ref, alt)
+        inside = here[allele.start - record.pos : allele.start - record.pos + len(allele.ref)]
+        if (inside == N).any():
+            return AllelePlan((*flags, "REF_AMBIGUOUS"), None)
+        if 2 * max(len(allele.ref), len(allele.alt)) > self.context:
+            return AllelePlan((*flags, "TOO_LONG"), None)
+        windows, edge = self._windows(allele, contig, inside)
+        status = (("EDGE",) if edge else ()) + flags
+        return AllelePlan(status or ("OK",), windows)
+
+    def _windows(self, allele: Allele, contig: str, inside: IdArray) -> tuple[AlleleWindows, bool]:
+        length, r, a = self.fasta.contigs[contig], len(allele.ref), len(allele.alt)
+        start = allele.start + r // 2 - self.context // 2
+        end = start + self.context
+        edge = start < 0 or end > length
+        start, end = max(0, start), min(length, end)
+        reference = self.fasta.fetch(contig, start, end)
+        at = allele.start - start
+        alt_ids = encode(allele.alt)
+        alternative = np.concatenate([reference[:at], alt_ids, reference[at + r :]])
+        masked, sites = None, np.empty(0, dtype=np.int64)
+        if is_substitution(allele):
+            # The FASTA's base is the reference: where REF disagrees with it, a base may not differ at all.
+            sites = np.array([i for i in range(r) if inside[i] != alt_ids[i]], dtype=np.int64)
+            masked = reference.copy()
+            masked[at + sites] = MASK
+        low = max(0, at - FLANK)
+        return AlleleWindows(
+            reference, alternative, masked, tuple((at + sites).tolist()), inside[sites] if r else inside,
+            alt_ids[sites] if r else alt_ids[:0],
+            (low, min(len(reference), at + r + FLANK)), (low, min(len(alternative), at + a + FLANK)),
+        ), edge  # fmt: skip
+
+    def assert_same_assembly(self) -> None:
+        """Raise `AssemblyMismatchError` if more than half of the REF alleles so far differ from the FASTA."""
+        if self.checked >= _ASSEMBLY_RECORDS and 2 * self.mismatched > self.checked:
+            raise AssemblyMismatchError(
+                f"{self.mismatched} of {self.checked} REF alleles differ from {self.fasta.path.name}: wrong assembly?"
+            )
+
+    def assert_some_placed(self, records: int) -> None:
+        """Raise `AssemblyMismatchError` if no record's contig was in the FASTA."""
+        if records and not self.placed:
+            ours = ", ".join(list(self.fasta.contigs)[:3])
+            theirs = ", ".join(list(self._names)[:3])
+            raise AssemblyMismatchError(
+                f"no contig in common: the variants are on {theirs}, {self.fasta.path.name} has {ours}: wrong "
+                "assembly, or give --chrom-alias"
+            )
+
+
+def preflight(planner: VariantPlanner, records: Iterator[VcfRecord], limit: int = 1000) -> None:
+    """Look at the first records before any work, so that a wrong assembly costs no time.
+
+    It reads on past `limit` until enough contigs were found: variants of a whole genome may begin with others.
+    Only here is the assembly judged, and by the whole input, so that all shards agree.
+    """
+    count = 0
+    for count, record in enumerate(records, 1):
+        planner.plan(record)
+        planner.assert_same_assembly()
+        if count >= limit and planner.checked >= _ASSEMBLY_RECORDS:
+            break
+    planner.assert_some_placed(count)
+
+
+__all__ = ["CHECK_REF", "FLANK", "AllelePlan", "AlleleWindows", "VariantPlanner", "preflight"]

@@ -1,0 +1,127 @@
+"""Windows for training and validation, drawn from the genomes of a manifest.
+
+Every window is a function of (seed, step, index) alone, so a run that is killed and resumed sees the same windows
+as one that was not, and nothing about the sampler has to be saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+
+from lrgenome.dna import IdArray, N, reverse_complement
+from lrgenome.errors import ManifestError
+from lrgenome.io.fasta import Fasta
+from lrgenome.io.manifest import Interval, ManifestEntry, read_manifest, split_intervals
+
+MAX_N_FRACTION = 0.5
+_TRIES = 100
+
+
+class Window(NamedTuple):
+    """A place in a genome."""
+
+    source: int
+    """Number of the manifest entry."""
+    contig: str
+    start: int
+    """0-based, bp."""
+    end: int
+
+
+class _Source:
+    """One genome: its training intervals that hold a window, and its validation windows."""
+
+    def __init__(self, entry: ManifestEntry, window: int) -> None:
+        self.entry = entry
+        self.fasta = Fasta(entry.path)
+        splits = split_intervals(entry, self.fasta.contigs)
+        self.train: list[Interval] = [i for i in splits.train if i[2] - i[1] >= window]
+        if not self.train:
+            raise ManifestError(
+                f"{entry.path}: no training interval of {entry.name} is as long as the window of {window} bp"
+            )
+        places = np.array([end - start - window + 1 for _, start, end in self.train], dtype=np.int64)
+        self.cumulative = np.cumsum(places)
+        self.validation = splits.validation
+
+
+class Corpus:
+    """The genomes of a manifest, as a source of windows of one length."""
+
+    def __init__(self, manifest: str | Path, window: int) -> None:
+        self.window = window
+        self.entries = read_manifest(manifest)
+        self._sources: list[_Source] = []
+        with contextlib.ExitStack() as stack:
+            for entry in self.entries:
+                source = _Source(entry, window)
+                self._sources.append(source)
+                stack.callback(source.fasta.close)
+            self._stack = stack.pop_all()
+        weights = np.array([entry.weight for entry in self.entries])
+        self._cumulative_weight = np.cumsum(weights / weights.sum())
+
+    def __enter__(self) -> Corpus:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stack.close()
+
+    @property
+    def names(self) -> list[str]:
+        """Labels of the genomes."""
+        return [entry.name for entry in self.entries]
+
+    def fetch(self, window: Window) -> IdArray:
+        """Read the bases of a window, (t,) uint8 ids."""
+        return self._sources[window.source].fasta.fetch(window.contig, window.start, window.end)
+
+    def fingerprint(self) -> list[str]:
+        """Identify the genomes and splits, for the check on resuming."""
+        return [
+            f"{s.entry.name} {s.entry.weight!r} {s.fasta.fingerprint()} {s.entry.holdout} {s.entry.validation}"
+            for s in self._sources
+        ]
+
+    def draw(self, rng: np.random.Generator) -> IdArray:
+        """Draw one training window, on either strand; windows that are mostly N are drawn again."""
+        for _ in range(_TRIES):
+            number = int(np.searchsorted(self._cumulative_weight, rng.random(), side="right"))
+            source = self._sources[min(number, len(self._sources) - 1)]
+            place = int(rng.integers(source.cumulative[-1]))
+            which = int(np.searchsorted(source.cumulative, place, side="right"))
+            contig, start, _ = source.train[which]
+            start += place - (int(source.cumulative[which - 1]) if which else 0)
+            ids = source.fasta.fetch(contig, start, start + self.window)
+            flip = rng.random() < 0.5
+            if np.count_nonzero(ids == N) <= MAX_N_FRACTION * self.window:
+                return reverse_complement(ids) if flip else ids
+        raise ManifestError(f"{_TRIES} windows in a row were mostly N; expected genomes with sequence in them")
+
+    def validation_windows(self, per_source: int) -> list[Window]:
+        """List evenly spaced validation windows of every genome that has validation regions."""
+        windows: list[Window] = []
+        for number, source in enumerate(self._sources):
+            grid = [
+                Window(number, contig, start, start + self.window)
+                for contig, lo, hi in source.validation
+                for start in range(lo, hi - self.window + 1, self.window)
+            ]
+            windows += [grid[i] for i in evenly(len(grid), per_source)]
+        return windows
+
+
+def evenly(count: int, wanted: int) -> Sequence[int]:
+    """Choose `wanted` of `count` indices, evenly spaced."""
+    return range(count) if count <= wanted else np.linspace(0, count - 1, wanted).round().astype(int).tolist()
+
+
+def sample_rng(seed: int, step: int, index: int) -> np.random.Generator:
+    """Return the random numbers of one window of one step."""
+    return np.random.Generator(np.random.Philox(key=[seed, (step << 24) | index]))

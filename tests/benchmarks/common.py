@@ -1,0 +1,317 @@
+"""What the speed benchmarks share: models, input, clocks, tables, and the floor they measure against.
+
+The floor is the time of a forward pass's matrix products alone: the same weights, dtype and numbers of rows,
+into buffers that are there already, at the best of several numbers of rows at a time and of two libraries.
+What the forward pass takes beyond it is norms, convolutions, recurrences, gates, memory traffic and Python.
+"""
+
+import argparse
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrgenome import dna
+from lrgenome.config import PRESETS, HawkConfig, ModelConfig
+from lrgenome.engine.store import FileStore, MemoryStore, Store
+from lrgenome.glossary import parse_length
+from lrgenome.models.hawk import Direction, Hawk, HawkBlock, build
+
+MODELS: dict[str, ModelConfig] = {
+    **PRESETS,
+    "toy": HawkConfig(layers=2, width=32, recurrent_width=32, heads=2, mlp_width=64),
+}
+"""The presets, and one for the tests of the benchmarks."""
+
+ROWS = (512, 1024, 2048, 4096, 8192)
+"""Numbers of rows at a time that the floor tries."""
+
+SAMPLE = 8192
+"""Rows a layer that the floor is timed on where the length is greater; the time is then scaled by rows."""
+
+LIBRARIES = ("torch", "onednn")
+"""Whose products the floor uses: ``torch.mm`` and ``bmm``, or oneDNN's with weights packed beforehand."""
+
+NEEDED_RATE = 0.9
+"""Part of a large square product's rate that a floor must reach to be called one."""
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
+"""CPU time is for one thread on a machine that others use: it stops while they have the core."""
+
+_clock = time.perf_counter
+_GC = 0.41
+_N_RUN = 50
+
+
+def clock() -> float:
+    """Read the chosen clock, in seconds."""
+    return _clock()
+
+
+def choose_clock(name: str) -> None:
+    """Let every benchmark in this process measure by one of `CLOCKS`."""
+    global _clock
+    _clock = CLOCKS[name]
+
+
+class Usage(NamedTuple):
+    """What the operating system counts for this process."""
+
+    seconds: float
+    """By the chosen clock."""
+    wall: float
+    """Seconds."""
+    user: float
+    """Seconds of all threads, waiting OpenMP threads included while they spin."""
+    system: float
+    """Seconds in the kernel, such as in page faults."""
+    faults: int
+    """Pages touched for the first time."""
+    preempted: int
+    """Times that a thread lost its core to another process or thread."""
+
+    @classmethod
+    def now(cls) -> "Usage":
+        """Read the counters."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return cls(clock(), time.perf_counter(), used.ru_utime, used.ru_stime, used.ru_minflt, used.ru_nivcsw)
+
+    def since(self, start: "Usage") -> "Usage":
+        """Return the differences from `start`."""
+        return Usage(*(after - before for after, before in zip(self, start, strict=True)))
+
+
+class Floor(NamedTuple):
+    """The matrix products of a forward pass, and nothing else."""
+
+    seconds: float
+    """For all positions and layers."""
+    rows: int
+    """Rows at a time."""
+    library: str
+    """One of `LIBRARIES`."""
+
+
+def build_model(name: str, dtype: torch.dtype) -> Hawk:
+    """Make a model with random weights, the same each time, ready for inference."""
+    return build(MODELS[name], seed=0).for_inference(dtype)
+
+
+def random_bases(length: int) -> Tensor:
+    """Draw (1, t) token ids with a vertebrate's GC content and a short run of N, the same each time."""
+    rng = np.random.default_rng(0)
+    share = [(1 - _GC) / 2, _GC / 2, _GC / 2, (1 - _GC) / 2]
+    ids = rng.choice(np.arange(dna.A, dna.T + 1, dtype=np.uint8), length, p=share)
+    if length > 4 * _N_RUN:
+        ids[length // 2 : length // 2 + _N_RUN] = dna.N
+    return torch.from_numpy(ids)[None]
+
+
+@contextmanager
+def open_store(kind: str, folder: str | None = None) -> Iterator[Store]:
+    """Give a store of kind "ram" or "disk", and free it at the end."""
+    store: Store = MemoryStore() if kind == "ram" else FileStore(folder)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def fastest(call: Callable[[], object], *, seconds: float = 0.2, runs: int = 3) -> float:
+    """Run `call` once to warm up, then at least `runs` times and `seconds` long; return the fastest."""
+    call()
+    best, began, done = float("inf"), clock(), 0
+    while done < runs or clock() - began < seconds:
+        start = clock()
+        call()
+        best = min(best, clock() - start)
+        done += 1
+    return best
+
+
+def flops_per_bp(config: ModelConfig) -> int:
+    """Additions and multiplications of a forward pass's matrix products at one position, without the head."""
+    d, e, f, w = config.width, config.recurrent_width, config.mlp_width, config.head_width
+    dense = 2 * d * e + e * d + d * 2 * f + f * d
+    gates = 2 * e * 2 * w
+    return 2 * config.layers * (dense + gates)
+
+
+def onednn_works() -> bool:
+    """Tell whether this torch has oneDNN's products with packed weights."""
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(torch.zeros(16, 16), 16)
+        torch.ops.mkldnn._linear_pointwise(torch.zeros(16, 16), packed, None, "none", [], "")
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def libraries() -> tuple[str, ...]:
+    """Return the `LIBRARIES` that are here."""
+    return LIBRARIES if onednn_works() else LIBRARIES[:1]
+
+
+def square_rate(size: int, dtype: torch.dtype) -> dict[str, float]:
+    """Measure the rate of one product of two `size` x `size` matrices, in GFLOP/s, by library."""
+    a, b, c = (torch.randn(size, size).to(dtype) for _ in range(3))
+    rates = {"torch": 2e-9 * size**3 / fastest(lambda: torch.mm(a, b.t(), out=c))}
+    if onednn_works():
+        packed = torch.ops.mkldnn._reorder_linear_weight(b, size)
+        call = torch.ops.mkldnn._linear_pointwise
+        rates["onednn"] = 2e-9 * size**3 / fastest(lambda: call(a, packed, None, "none", [], ""))
+    return rates
+
+
+class Products:
+    """All matrix products of some layers over `rows` rows at a time."""
+
+    def __init__(self, model: Hawk, rows: int, library: str, layers: int) -> None:
+        config, dtype = model.config, model.compute_dtype
+        d, e, f = config.width, config.recurrent_width, config.mlp_width
+        h, w = config.heads, config.head_width
+        self.rows, self.library = rows, library
+        self._x = {width: torch.randn(rows, width).to(dtype) for width in {d, e, f}}
+        self._out = {width: torch.empty(rows, width, dtype=dtype) for width in {d, e, 2 * f}}
+        self._heads = torch.randn(h, rows, w).to(dtype)
+        self._gates = torch.empty(h, rows, 2 * w, dtype=dtype)
+        self._layers = []
+        for block in cast(list[HawkBlock], model.stack[:layers]):
+            names = ("in_branch", "in_gate", "out", "up", "down")
+            dense = [cast(Tensor, getattr(block, name + "_weight")).detach() for name in names]
+            gates = [cast(Direction, direction).gate_weight.detach() for direction in block.directions]
+            if library == "onednn":
+                dense = [self._pack(weight) for weight in dense]
+                gates = [[self._pack(head.t().contiguous()) for head in weight] for weight in gates]
+            self._layers.append((dense, gates))
+        self._widths = [(d, e), (d, e), (e, d), (d, 2 * f), (f, d)]
+
+    def _pack(self, weight: Tensor) -> Tensor:
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, self.rows)
+        return packed
+
+    def run(self, rows: int) -> float:
+        """Run every product once over `rows` rows; return the seconds."""
+        run = self._onednn if self.library == "onednn" else self._torch
+        start = clock()
+        for dense, gates in self._layers:
+            for done in range(0, rows, self.rows):
+                run(dense, gates, min(self.rows, rows - done))
+        return clock() - start
+
+    def _torch(self, dense: Sequence[Tensor], gates: Sequence[Tensor], n: int) -> None:
+        for weight, (i, o) in zip(dense, self._widths, strict=True):
+            torch.mm(self._x[i][:n], weight.t(), out=self._out[o][:n])
+        for weight in gates:
+            torch.bmm(self._heads[:, :n], weight, out=self._gates[:, :n])
+
+    def _onednn(self, dense: Sequence[Tensor], gates: Sequence[Sequence[Tensor]], n: int) -> None:
+        call = torch.ops.mkldnn._linear_pointwise
+        for weight, (i, _) in zip(dense, self._widths, strict=True):
+            call(self._x[i][:n], weight, None, "none", [], "")
+        for heads in gates:
+            for rows, weight in zip(self._heads, heads, strict=True):
+                call(rows[:n], weight, None, "none", [], "")
+
+
+class FloorMeter:
+    """Measures the floor of a forward pass over `length` positions, one round at a time.
+
+    The first round tries every library with all of `ROWS` on two layers; then the two fastest choices of each
+    library are measured on all layers, in that round and the later ones. Where `length` is above `SAMPLE`, so
+    many rows a layer are timed and the result is scaled by length / `SAMPLE`.
+    """
+
+    def __init__(self, model: Hawk, length: int) -> None:
+        self._model, self._length = model, length
+        self._sample = min(length, SAMPLE)
+        self._chosen: list[Products] = []
+        self.rounds: list[Floor] = []
+        """The best of each round."""
+        self.best_of: dict[str, Floor] = {}
+        """The best so far, by library."""
+
+    def measure(self) -> Floor:
+        """Add a round and return its best."""
+        with torch.inference_mode():
+            if not self._chosen:
+                self._choose()
+            scale = self._length / self._sample
+            measured = [Floor(p.run(self._sample) * scale, p.rows, p.library) for p in self._chosen]
+        for floor in measured:
+            self.best_of[floor.library] = min(floor, self.best_of.get(floor.library, floor))
+        self.rounds.append(min(measured))
+        return self.rounds[-1]
+
+    def _choose(self) -> None:
+        layers = min(2, len(self._model.stack))
+        for library in libraries():
+            tried = []
+            for rows in ROWS:
+                if rows > self._sample and tried:
+                    continue
+                products = Products(self._model, rows, library, layers)
+                products.run(min(rows, self._sample))
+                tried.append((products.run(self._sample), rows))
+            for _, rows in sorted(tried)[:2]:
+                self._chosen.append(Products(self._model, rows, library, len(self._model.stack)))
+
+
+def length_option(text: str) -> int:
+    """Read a length such as 12kbp for argparse."""
+    try:
+        return parse_length(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def common_options(description: str) -> argparse.ArgumentParser:
+    """Make a parser with the options that all speed benchmarks have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--preset", choices=MODELS, default="hawk-50m", help="model (%(default)s)")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--chunk", type=length_option, default=1024, help="positions at a time (%(default)s)")
+    parser.add_argument("--store", choices=("ram", "disk"), default="ram", help="between sweeps (%(default)s)")
+    parser.add_argument("--tmpdir", help="folder of the disk store; default the system's")
+    parser.add_argument("--no-keep-prepared", dest="keep_prepared", action="store_false", help="prepare twice")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="(%(default)s)")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: with one thread (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of forward and floor (%(default)s)")
+    parser.add_argument("--seconds", type=float, help="start no further round after this long")
+    parser.add_argument("--square", type=int, default=2048, help="size of the square product (%(default)s)")
+    return parser
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Write rows as text: words to the left, numbers to the right, None as a dot."""
+    lines = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(line[j]) for line in [list(head), *lines]) for j in range(len(head))]
+    numeric = [all(not isinstance(row[j], str) for row in rows) for j in range(len(head))]
+    justify = [str.rjust if n else str.ljust for n in numeric]
+    return "\n".join(
+        "  ".join(f(c, w) for f, c, w in zip(justify, line, widths, strict=True)).rstrip()
+        for line in [list(head), *lines]
+    )
+
+
+def rounded(value: Any) -> Any:
+    """Round every float in lists and dicts to 5 significant digits."""
+    if isinstance(value, dict):
+        return {name: rounded(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [rounded(inner) for inner in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "."
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

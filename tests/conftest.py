@@ -1,0 +1,58 @@
+"""Fixtures for every test: a seeded toy genome, and real data where it is there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with real genomes and variants beside the checkout; tests are skipped without it."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the real genomes of shared/data beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_sequences() -> dict[str, str]:
+    """Three contigs of 5,003, 1,200 and 61 bp with soft-masked letters, a run of N and IUPAC codes."""
+    rng = np.random.default_rng(20)
+    one, two, three = ("".join(rng.choice(list("ACGT"), size)) for size in (5003, 1200, 61))
+    one = one[:100] + "N" * 200 + one[300:1000] + one[1000:1500].lower() + one[1500:]
+    two = two[:400] + "RYSWKMBDHVN" + "ryswkmbdhvn" + two[422:]
+    return {"chr1": one, "chr2": two, "MT": three}
+
+
+@pytest.fixture
+def toy_fasta(tmp_path: Path, toy_sequences: dict[str, str]) -> Path:
+    """Plain FASTA of `toy_sequences` in lines of 60 bases, without an index."""
+    path = tmp_path / "toy.fa"
+    with open(path, "w", encoding="ascii") as handle:
+        for name, sequence in toy_sequences.items():
+            handle.write(f">{name} a toy contig\n")
+            handle.writelines(sequence[i : i + 60] + "\n" for i in range(0, len(sequence), 60))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint folder of a two-block Hawk with random weights, also where training starts from zeros."""
+    import torch
+
+    from lrgenome.config import HawkConfig
+    from lrgenome.models.checkpoint import save_model
+    from lrgenome.models.hawk import build
+
+    model = build(
+        HawkConfig(layers=2, width=16, recurrent_width=32, heads=2, mlp_width=24, half_life_max=200.0), seed=5
+    )
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(model, folder)
+    return folder

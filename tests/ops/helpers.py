@@ -1,0 +1,193 @@
+"""What the tests of the ops share: inputs, losses over every output, comparisons, stand-in GPU kernels."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numba
+import pytest
+import torch
+from torch import Tensor
+
+from lrgenome.ops.jit import set_threads
+
+LENGTHS = (0, 1, 2, 3, 4, 5, 63, 64, 65, 200)
+SHAPES = (*((t, 3, 24) for t in LENGTHS), (1, 1, 64), (65, 1, 64), (65, 2, 128), (5, 2, 7), (65, 2, 7))
+"""(positions, heads, head width); 24 and 7 are no multiples of the kernels' 64 lanes, 128 is two of them."""
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run with `count` threads, then with as many as before."""
+    before = torch.get_num_threads(), numba.get_num_threads()
+    set_threads(count)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before[1])
+        torch.set_num_threads(before[0])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Use one thread in a module that imports this: tensors are tiny, idle threads of a busy machine spin."""
+    with threads(1):
+        yield
+
+
+class RgLruInputs(NamedTuple):
+    """Arguments of `rglru`, in order."""
+
+    x: Tensor
+    gates: Tensor
+    gate_bias: Tensor
+    decay: Tensor
+    h0: Tensor
+
+
+class ConvInputs(NamedTuple):
+    """Arguments of `conv`, in order."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+    halo: Tensor
+
+
+def rglru_inputs(
+    b: int,
+    t: int,
+    h: int,
+    w: int,
+    dtype: torch.dtype,
+    *,
+    seed: int = 0,
+    low: float = 1e-6,
+    high: float = 20.0,
+) -> RgLruInputs:
+    """Draw inputs in `dtype` (the rest at least float32), decays log-uniform from `low` to `high`."""
+    generator = torch.Generator().manual_seed(seed)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    e = h * w
+    decay = low * (high / low) ** torch.linspace(0.0, 1.0, e)[torch.randperm(e, generator=generator)]
+    return RgLruInputs(
+        draw(b, t, e).to(dtype),
+        draw(h, b * t, 2 * w).to(dtype),
+        (0.5 * draw(2, e)).to(wide),
+        decay.to(wide),
+        draw(b, e).to(wide),
+    )
+
+
+def conv_inputs(b: int, t: int, e: int, dtype: torch.dtype, *, k: int = 4, seed: int = 0) -> ConvInputs:
+    """Draw inputs in `dtype`, weight and bias at least float32."""
+    generator = torch.Generator().manual_seed(seed)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x, weight, bias, halo = (
+        torch.randn(*shape, generator=generator) for shape in ((b, t, e), (k, e), (e,), (b, k - 1, e))
+    )
+    return ConvInputs(x.to(dtype), weight.to(wide), bias.to(wide), halo.to(dtype))
+
+
+def outputs_and_gradients(
+    function: Callable[..., Tensor | tuple[Tensor, ...]],
+    inputs: Sequence[Tensor],
+    dtype: torch.dtype | None = None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Run `function` on copies of `inputs` and differentiate a random linear loss of all its outputs.
+
+    With `dtype` the copies are converted first: float64 gives the exact answer for the same rounded numbers.
+    """
+    leaves = [t.detach().to(t.dtype if dtype is None else dtype).clone().requires_grad_() for t in inputs]
+    result = function(*leaves)
+    outputs = list(result) if isinstance(result, tuple) else [result]
+    generator = torch.Generator().manual_seed(1)
+    loss = torch.zeros((), dtype=torch.float64)
+    for output in outputs:
+        # Exact in bfloat16, so that no dtype rounds the gradient that comes in.
+        weight = torch.randn(output.shape, generator=generator).bfloat16()
+        loss = loss + (output * weight.to(output)).double().cpu().sum()
+    gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+    return [o.detach() for o in outputs], [
+        torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients, strict=True)
+    ]
+
+
+def assert_close(got: Tensor, want: Tensor, tolerance: float, what: str = "") -> None:
+    """Compare with the exact `want`: within `tolerance` of its largest value; bfloat16 may round besides."""
+    assert got.shape == want.shape, f"{what}: shape {tuple(got.shape)}, expected {tuple(want.shape)}"
+    if not want.numel():
+        return
+    rounding = 2.0**-8 if got.dtype == torch.bfloat16 else 0.0
+    want = want.double().cpu()
+    error = (got.double().cpu() - want).abs()
+    allowed = 1.01 * rounding * want.abs() + tolerance * want.abs().max() + 1e-30
+    excess = (error - allowed).max().item()
+    assert excess <= 0.0, f"{what}: {excess:.3g} more than allowed; largest error {error.max():.3g}"
+
+
+def assert_all_close(
+    got: tuple[list[Tensor], list[Tensor]],
+    want: tuple[list[Tensor], list[Tensor]],
+    tolerance: float,
+    names: Sequence[str],
+) -> None:
+    """Compare the results of `outputs_and_gradients`; `names` are those of the inputs."""
+    for index, (a, b) in enumerate(zip(got[0], want[0], strict=True)):
+        assert_close(a, b, tolerance, f"output {index}")
+    for name, a, b in zip(names, got[1], want[1], strict=True):
+        assert_close(a, b, tolerance, f"gradient of {name}")
+
+
+def chunks(t: int, size: int, *, reverse: bool) -> list[tuple[int, int]]:
+    """Half-open pieces of [0, t) in the order in which a direction meets them; the last may be ragged."""
+    if reverse:
+        return [(max(0, hi - size), hi) for hi in range(t, 0, -size)]
+    return [(lo, min(t, lo + size)) for lo in range(0, t, size)]
+
+
+def hgrn_stand_in(
+    x: Tensor,
+    g: Tensor,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    cu_seqlens: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """What fla.ops.hgrn.fused_recurrent_hgrn computes, in plain torch; its final state has the dtype of x."""
+    assert cu_seqlens is None
+    assert x.is_contiguous() and g.is_contiguous() and x.shape == g.shape
+    h = torch.zeros_like(x[:, 0]) if initial_state is None else initial_state
+    states = []
+    for position in range(x.shape[1]):
+        h = torch.exp(g[:, position]) * h + x[:, position]
+        states.append(h)
+    return torch.stack(states, 1).to(x.dtype), h.to(x.dtype) if output_final_state else None
+
+
+def causal_conv1d_stand_in(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor:
+    """What causal_conv1d.causal_conv1d_fn computes, in plain torch, with the layouts that it insists on."""
+    assert seq_idx is None and activation is None and not return_final_states and final_states_out is None
+    assert bias is not None and initial_states is not None
+    b, e, t = x.shape
+    k = weight.shape[1]
+    assert weight.shape == (e, k) and weight.dtype == bias.dtype and initial_states.dtype == x.dtype
+    assert k in (2, 3, 4) and e % 8 == 0 and t > 0
+    # Initial states are taken in channel-last layout only.
+    assert x.stride(1) == 1 and initial_states.shape == (b, e, k - 1) and initial_states.stride(1) == 1
+    padded = torch.cat([initial_states, x], 2).float()
+    y = bias.float()[:, None] + sum(weight[:, j, None].float() * padded[:, :, j : j + t] for j in range(k))
+    # The kernel writes to an empty_like of x, which is channel-last too.
+    return y.to(x.dtype).transpose(1, 2).contiguous().transpose(1, 2)

@@ -1,0 +1,558 @@
+"""Pre-training: it learns, and neither how it is cut nor how it is stopped changes what it learns."""
+
+import csv
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lrgenome.config import HawkConfig
+from lrgenome.errors import NumericalError, UsageError
+from lrgenome.models.hawk import Hawk, build
+from lrgenome.ops import jit
+from lrgenome.training import loop
+from lrgenome.training.data import Corpus, sample_rng
+from lrgenome.training.loop import LOG_COLUMNS, PretrainSettings, batch_loss, fit, gradients, trim_log
+from lrgenome.training.objective import corrupt
+from lrgenome.training.snapshot import last_step, snapshots
+
+TINY = HawkConfig(layers=2, width=16, recurrent_width=16, heads=2, mlp_width=24)
+SETTINGS = PretrainSettings(
+    window=64,
+    batch_size=2,
+    accumulate=2,
+    steps=12,
+    warmup=2,
+    lr=1e-2,
+    precision="float32",
+    val_every=5,
+    val_windows=2,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Barriers between threads would cost more than these small sums."""
+    before = torch.get_num_threads(), jit.numba.get_num_threads()
+    jit.set_threads(1)
+    yield
+    torch.set_num_threads(before[0])
+    jit.numba.set_num_threads(before[1])
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory) -> Path:
+    """Two genomes that repeat themselves, with validation regions."""
+    folder = tmp_path_factory.mktemp("genomes")
+    (folder / "a.fa").write_text(">1\n" + "ACGTTGCA" * 200 + "\n")
+    (folder / "b.fa").write_text(">1\n" + "AAACCGT" * 200 + "\n")
+    path = folder / "manifest.tsv"
+    path.write_text(
+        "path\tweight\tname\tholdout\tvalidation\na.fa\t2\tant\t.\t1:1-200\nb.fa\t1\tbee\t1:301-400\t1:1-200\n"
+    )
+    return path
+
+
+@pytest.fixture
+def corpus(manifest):
+    with Corpus(manifest, SETTINGS.window) as made:
+        yield made
+
+
+def change(**values) -> PretrainSettings:
+    return dataclasses.replace(SETTINGS, **values)
+
+
+def train(corpus: Corpus, folder: Path, *, resume: bool = False, weights: int = 0, **values) -> Hawk:
+    """Train the model that the seed `weights` makes; other options are settings, or arguments of `fit`."""
+    save_every, progress = values.pop("save_every", 300.0), values.pop("progress", None)
+    model = build(TINY, seed=weights)
+    folder.mkdir(exist_ok=True)
+    fit(model, corpus, change(**values), folder, resume=resume, save_every=save_every, progress=progress)
+    return model
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    """Rows of the log without the speed."""
+    with open(folder / "log.tsv", newline="") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    for row in rows:
+        assert float(row.pop("bp_per_s")) > 0
+    return rows
+
+
+def outcome(folder: Path) -> tuple[list[dict[str, str]], bytes]:
+    """Return what must not depend on interruptions: the log, and weights with optimizer state."""
+    (last,) = snapshots(folder)
+    return table(folder), (last / "state.safetensors").read_bytes()
+
+
+def same_weights(a: Hawk, b: Hawk) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_it_learns_a_genome_that_repeats_itself(corpus, tmp_path):
+    train(corpus, tmp_path, steps=30, accumulate=1, batch_size=4)
+    losses = [float(row["train_loss"]) for row in table(tmp_path)]
+    assert np.mean(losses[:3]) > 2.0 and np.mean(losses[-5:]) < 1.3
+
+
+def test_the_log_has_a_row_a_step(corpus, tmp_path):
+    train(corpus, tmp_path)
+    lines = (tmp_path / "log.tsv").read_text().splitlines()
+    assert lines[0].split("\t") == [*LOG_COLUMNS, "val_ant", "val_bee"]
+    rows = table(tmp_path)
+    assert [int(row["step"]) for row in rows] == list(range(1, 13))
+    assert [int(row["tokens"]) for row in rows] == [256 * step for step in range(1, 13)]
+    assert [row["step"] for row in rows if row["val_loss"]] == ["5", "10", "12"]
+    for row in rows:
+        assert bool(row["val_ant"]) == bool(row["val_bee"]) == bool(row["val_loss"])
+        if row["val_loss"]:
+            mean = (float(row["val_ant"]) + float(row["val_bee"])) / 2
+            assert float(row["val_loss"]) == pytest.approx(mean, rel=1e-4)
+    assert float(rows[0]["lr"]) == pytest.approx(5e-3, rel=1e-4) and float(rows[1]["lr"]) == pytest.approx(
+        1e-2
+    )
+    assert float(rows[-1]["lr"]) < 1e-3
+
+
+def test_equal_settings_give_equal_bytes_and_other_seeds_do_not(corpus, tmp_path):
+    one, two, other = (tmp_path / name for name in ("one", "two", "other"))
+    assert same_weights(train(corpus, one), train(corpus, two))
+    assert outcome(one) == outcome(two)
+    train(corpus, other, seed=1)  # the same weights to start from, other windows
+    assert table(other)[0]["train_loss"] != table(one)[0]["train_loss"]
+
+
+def test_validation_does_not_touch_training(corpus, tmp_path):
+    often, seldom = train(corpus, tmp_path / "a", val_every=1), train(corpus, tmp_path / "b", val_every=1000)
+    assert same_weights(often, seldom)
+
+
+def test_the_first_loss_is_that_of_guessing_by_hand(corpus):
+    """Recompute step 1 from the windows that (seed, step, index) determine."""
+    model, losses = build(TINY, seed=0), []
+    for index in range(4):
+        rng = sample_rng(SETTINGS.seed, 0, index)
+        ids = corpus.draw(rng)
+        with torch.no_grad():
+            losses.append(batch_loss(model, [(ids, corrupt(ids, rng, 0.15))], torch.device("cpu"), 0))
+    loss, _ = gradients(model, corpus, SETTINGS, 0)
+    assert loss == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+
+
+def wide_gradients(corpus: Corpus, **values) -> tuple[float, dict[str, torch.Tensor]]:
+    model = build(TINY, seed=0).double().set_compute_dtype(torch.float64)
+    loss, _ = gradients(model, corpus, change(clip=1e9, **values), 3)
+    return loss, {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"batch_size": 1, "accumulate": 4},
+        {"batch_size": 2, "accumulate": 2},
+        {"batch_size": 4, "accumulate": 1, "chunk": 64},
+        {"batch_size": 4, "accumulate": 1, "chunk": 17},
+        {"batch_size": 1, "accumulate": 4, "chunk": 5},
+    ],
+)
+def test_accumulation_and_chunks_leave_the_gradient_alone(corpus, values):
+    loss, expected = wide_gradients(corpus, batch_size=4, accumulate=1)
+    other, got = wide_gradients(corpus, **values)
+    assert other == pytest.approx(loss, rel=1e-6)  # the loss itself is summed in float32
+    for name, gradient in got.items():
+        assert (gradient - expected[name]).abs().max() <= 1e-10 * (1 + expected[name].abs().max()), name
+
+
+def test_chunked_training_equals_whole_window_training(corpus, tmp_path):
+    whole, chunked = train(corpus, tmp_path / "a", steps=6), train(corpus, tmp_path / "b", steps=6, chunk=20)
+    for a, b in zip(table(tmp_path / "a"), table(tmp_path / "b"), strict=True):
+        assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), abs=2e-3)
+    # AdamW moves by the sign of the gradient at first, so weights with no gradient to speak of may part.
+    far = torch.cat(
+        [
+            (p - q).detach().abs().view(-1)
+            for p, q in zip(whole.parameters(), chunked.parameters(), strict=True)
+        ]
+    )
+    assert far.quantile(0.99) < 1e-3
+
+
+def test_bfloat16_is_close_to_float32(corpus):
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        model = build(TINY, seed=0).set_compute_dtype(getattr(torch, precision), residual=torch.float32)
+        loss, norm = gradients(model, corpus, change(clip=1e9), 0)
+        found[precision] = loss, norm, torch.cat([p.grad.flatten() for p in model.parameters()])
+    (loss, norm, wide), (narrow_loss, narrow_norm, narrow) = found["float32"], found["bfloat16"]
+    assert narrow.dtype == torch.float32
+    assert narrow_loss == pytest.approx(loss, rel=1e-2) and narrow_norm == pytest.approx(norm, rel=3e-2)
+    assert torch.cosine_similarity(wide, narrow, 0).item() > 0.999
+
+
+def test_clipping_bounds_the_gradient_and_reports_it_unclipped(corpus):
+    model = build(TINY, seed=0)
+    _, norm = gradients(model, corpus, change(clip=1e-3), 0)
+    clipped = torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()
+    assert norm > 0.1 and clipped == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_names_the_step_and_changes_no_weight(corpus, tmp_path, monkeypatch, value):
+    model, real = build(TINY, seed=0), loop.batch_loss
+
+    def poisoned(*args):
+        return real(*args) * (value if last_step(tmp_path) == 3 else 1.0)
+
+    monkeypatch.setattr(loop, "batch_loss", poisoned)
+    with pytest.raises(NumericalError, match=rf"^step 4: loss {value}"):
+        fit(model, corpus, change(val_every=100), tmp_path, resume=False, save_every=0)
+    assert len(table(tmp_path)) == last_step(tmp_path) == 3
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_weights_that_are_not_finite_are_found_at_the_first_step(corpus, tmp_path):
+    model = build(TINY, seed=0)
+    with torch.no_grad():
+        model.blocks[1].down_weight[0, 0] = torch.nan
+    with pytest.raises(NumericalError, match=r"^step 1: loss nan"):
+        fit(model, corpus, SETTINGS, tmp_path, resume=False)
+    assert snapshots(tmp_path) == []
+
+
+def test_genomes_without_validation(tmp_path):
+    (tmp_path / "a.fa").write_text(">1\n" + "ACGTTGCA" * 200 + "\n")
+    (tmp_path / "m.tsv").write_text("path\tweight\tname\tholdout\tvalidation\na.fa\t1\ta\t.\t.\n")
+    with Corpus(tmp_path / "m.tsv", 64) as corpus:
+        assert fit(build(TINY, seed=0), corpus, change(steps=3), tmp_path, resume=False) == {}
+    assert [row["val_loss"] for row in table(tmp_path)] == ["", "", ""]
+
+
+def test_a_validation_region_of_n_gives_no_score_and_no_error(tmp_path):
+    (tmp_path / "a.fa").write_text(">1\n" + "N" * 200 + "ACGTTGCA" * 200 + "\n")
+    (tmp_path / "b.fa").write_text(">1\n" + "ACGTTGCA" * 200 + "\n")
+    (tmp_path / "m.tsv").write_text(
+        "path\tweight\tname\tholdout\tvalidation\na.fa\t1\ta\t.\t1:1-200\nb.fa\t1\tb\t.\t1:1-200\n"
+    )
+    with Corpus(tmp_path / "m.tsv", 64) as corpus:
+        scores = fit(build(TINY, seed=0), corpus, change(steps=3), tmp_path, resume=False)
+    assert set(scores) == {"b"}
+    last = table(tmp_path)[-1]
+    assert last["val_a"] == "" and last["val_b"] == last["val_loss"] != ""
+
+
+def test_windows_without_a_base_to_predict_are_survived(tmp_path):
+    (tmp_path / "a.fa").write_text(">1\n" + "ACGTTGCA" * 200 + "\n")
+    (tmp_path / "m.tsv").write_text("path\tweight\tname\tholdout\tvalidation\na.fa\t1\ta\t.\t1:1-64\n")
+    with Corpus(tmp_path / "m.tsv", 64) as corpus:
+        values = {"steps": 3, "mask_fraction": 1e-9}
+        assert fit(build(TINY, seed=0), corpus, change(**values), tmp_path, resume=False) == {}
+    assert {row["train_loss"] for row in table(tmp_path)} == {"0"}
+
+
+# Interruptions.
+
+
+class StopAt:
+    """Stands in for the progress bar: raises after a number of whole steps."""
+
+    def __init__(self, steps: int, error: type[BaseException]) -> None:
+        self.left, self.error = steps, error
+
+    def update(self, count: int) -> None:
+        self.left -= count
+        if not self.left:
+            raise self.error
+
+    def set_postfix_str(self, text: str) -> None:
+        pass
+
+
+class Terminated(BaseException):
+    """As the command line raises on SIGTERM."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(manifest, tmp_path_factory) -> tuple[list[dict[str, str]], bytes]:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    before = torch.get_num_threads(), jit.numba.get_num_threads()
+    jit.set_threads(1)
+    with Corpus(manifest, SETTINGS.window) as corpus:
+        train(corpus, folder)
+    torch.set_num_threads(before[0])
+    jit.numba.set_num_threads(before[1])
+    return outcome(folder)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Terminated])
+@pytest.mark.parametrize("steps", [1, 7, 12])
+def test_an_interrupted_run_saves_a_snapshot_and_goes_on_exactly(
+    corpus, tmp_path, uninterrupted, error, steps
+):
+    with pytest.raises(error):
+        train(corpus, tmp_path, progress=StopAt(steps, error))
+    assert last_step(tmp_path) == len(table(tmp_path)) == steps
+    train(corpus, tmp_path, resume=True, weights=5)  # the weights come from the snapshot
+    assert outcome(tmp_path) == uninterrupted
+
+
+def raise_in_call(
+    monkeypatch, name: str, number: int, error: type[BaseException], *, after: bool = False
+) -> None:
+    """Make call `number` of a function of the loop end in an error, before or after it has done its work."""
+    real, count = getattr(loop, name), 0
+
+    def wrapped(*args, **kwargs):
+        nonlocal count
+        count += 1
+        if count == number and not after:
+            raise error
+        result = real(*args, **kwargs)
+        if count == number:
+            raise error
+        return result
+
+    monkeypatch.setattr(loop, name, wrapped)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_interrupted_inside_a_gradient(corpus, tmp_path, monkeypatch, uninterrupted, after):
+    with monkeypatch.context() as patch:
+        raise_in_call(patch, "gradients", 5, KeyboardInterrupt, after=after)
+        with pytest.raises(KeyboardInterrupt):
+            train(corpus, tmp_path)
+    assert last_step(tmp_path) == len(table(tmp_path)) == 4
+    train(corpus, tmp_path, resume=True)
+    assert outcome(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("name", ["update", "validate"])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_torn_step_is_not_saved(corpus, tmp_path, monkeypatch, uninterrupted, name, after):
+    # The first validation is in step 5; weights and log do not belong together until it is logged.
+    with monkeypatch.context() as patch:
+        raise_in_call(patch, name, 5 if name == "update" else 1, KeyboardInterrupt, after=after)
+        with pytest.raises(KeyboardInterrupt):
+            train(corpus, tmp_path)
+    assert snapshots(tmp_path) == []
+    train(corpus, tmp_path, resume=True)
+    assert outcome(tmp_path) == uninterrupted
+
+
+def test_an_optimizer_stopped_halfway_leaves_the_snapshot_before(
+    corpus, tmp_path, monkeypatch, uninterrupted
+):
+    real, steps = torch.optim.AdamW.step, 0
+
+    def half(self, *args):
+        nonlocal steps
+        steps += 1
+        if steps == 6:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].zero_()
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", half)
+        with pytest.raises(KeyboardInterrupt):
+            train(corpus, tmp_path, save_every=0)
+    assert last_step(tmp_path) == 5
+    train(corpus, tmp_path, resume=True)
+    assert outcome(tmp_path) == uninterrupted
+
+
+def test_interrupted_while_a_snapshot_is_written(corpus, tmp_path, monkeypatch, uninterrupted):
+    real, calls = os.rename, 0
+
+    def stop_once(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", stop_once)
+        with pytest.raises(KeyboardInterrupt):
+            train(corpus, tmp_path, save_every=0)
+    assert last_step(tmp_path) == len(table(tmp_path)) == 4  # written again on the way out
+    train(corpus, tmp_path, resume=True)
+    assert outcome(tmp_path) == uninterrupted
+
+
+def test_a_failure_is_no_interruption(corpus, tmp_path):
+    with pytest.raises(RuntimeError):
+        train(corpus, tmp_path, progress=StopAt(3, RuntimeError))
+    assert snapshots(tmp_path) == [] and len(table(tmp_path)) == 3
+
+
+def test_resuming_a_finished_run_only_validates(corpus, tmp_path, uninterrupted):
+    model = train(corpus, tmp_path)
+    again = train(corpus, tmp_path, resume=True, weights=3)
+    assert same_weights(model, again) and outcome(tmp_path) == uninterrupted
+    scores = fit(build(TINY, seed=1), corpus, SETTINGS, tmp_path, resume=True)
+    last = table(tmp_path)[-1]
+    assert {f"val_{name}": f"{score:.6g}" for name, score in scores.items()} == {
+        name: last[name] for name in ("val_ant", "val_bee")
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lr": 2e-2}, "settings.lr was 0.01, is now 0.02"),
+        ({"steps": 13}, "settings.steps was 12, is now 13"),
+        ({"seed": 1}, "settings.seed was 0, is now 1"),
+        ({"precision": "bfloat16"}, "settings.precision was 'float32', is now 'bfloat16'"),
+    ],
+)
+def test_resuming_with_other_settings_names_them(corpus, tmp_path, values, message):
+    with pytest.raises(KeyboardInterrupt):
+        train(corpus, tmp_path, progress=StopAt(3, KeyboardInterrupt))
+    log = (tmp_path / "log.tsv").read_text()
+    with pytest.raises(UsageError) as caught:
+        train(corpus, tmp_path, resume=True, **values)
+    assert message in str(caught.value)
+    assert last_step(tmp_path) == 3 and (tmp_path / "log.tsv").read_text() == log
+
+
+def test_resuming_with_another_model_or_other_data_names_it(corpus, manifest, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(corpus, tmp_path, progress=StopAt(3, KeyboardInterrupt))
+    deeper = build(dataclasses.replace(TINY, layers=3), seed=0)
+    with pytest.raises(UsageError, match=r"model\.layers was 2, is now 3"):
+        fit(deeper, corpus, SETTINGS, tmp_path, resume=True)
+    other = manifest.with_name("other.tsv")
+    other.write_text(manifest.read_text().replace("1:301-400", "1:301-401"))
+    with Corpus(other, SETTINGS.window) as changed, pytest.raises(UsageError, match="data was"):
+        train(changed, tmp_path, resume=True)
+
+
+def test_trim_log(tmp_path):
+    log, columns = tmp_path / "log.tsv", ("step", "loss", "val")
+    trim_log(log, columns, 0)
+    assert log.read_text() == "step\tloss\tval\n"
+    log.write_text("step\tloss\tval\n1\t3.5\t\n2\t3.25\t3\n3\t3\t\n4\t2.9")  # the last row was cut short
+    trim_log(log, columns, 4)
+    assert log.read_text() == "step\tloss\tval\n1\t3.5\t\n2\t3.25\t3\n3\t3\t\n"
+    trim_log(log, columns, 2)
+    assert log.read_text() == "step\tloss\tval\n1\t3.5\t\n2\t3.25\t3\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["log.tsv"]
+
+
+# A process that is killed at random and started again, until it is done. Imports are paid for once: each life
+# is a fork made before any thread exists.
+LIVES = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import torch
+from lrgenome.ops import jit
+from lrgenome.training.data import Corpus
+from lrgenome.training.loop import PretrainSettings, fit
+from lrgenome.config import HawkConfig
+from lrgenome.models.hawk import build
+
+manifest, run, settings, config, kills, seed = sys.argv[1:]
+settings, config = PretrainSettings(**json.loads(settings)), HawkConfig(**json.loads(config))
+run, chance = Path(run), random.Random(int(seed))
+weight = torch.nn.Parameter(torch.zeros(1))
+weight.grad = torch.zeros(1)
+torch.optim.AdamW([weight]).step()  # imports much
+
+def live():
+    jit.set_threads(1)
+    with Corpus(manifest, settings.window) as corpus:
+        fit(build(config, seed=0), corpus, settings, run, resume=True, save_every=chance.choice([0.0, 0.02]))
+
+def rows():
+    log = run / "log.tsv"
+    return len(log.read_text().splitlines()) if log.is_file() else 0
+
+done = 0
+while True:
+    chance.random()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            live()
+            code = 0
+        finally:
+            os._exit(code)
+    if done < int(kills):
+        before, patience = rows(), time.monotonic() + 60
+        while rows() in (0, 1, before) and time.monotonic() < patience and not os.waitid(
+            os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT
+        ):
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.06))
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        done += 1
+        print("killed", rows() - 1, flush=True)
+    else:
+        sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_run_that_is_killed_again_and_again_ends_the_same(manifest, tmp_path, corpus):
+    values, seed = {"steps": 150}, time.time_ns() % 10**9
+    train(corpus, tmp_path / "whole", **values)
+    run = tmp_path / "killed"
+    run.mkdir()
+    arguments = [
+        str(manifest), str(run), json.dumps(dataclasses.asdict(change(**values))),
+        json.dumps(TINY.to_json()), "4", str(seed),
+    ]  # fmt: skip
+    finished = subprocess.run(
+        [sys.executable, "-c", LIVES, *arguments], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("killed") >= 3, finished.stdout
+    assert outcome(run) == outcome(tmp_path / "whole"), f"seed {seed}, {finished.stdout}"
+
+
+@pytest.mark.parametrize(
+    ("values", "option"),
+    [
+        ({"window": 0}, "--window"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"accumulate": -1}, "--accumulate"),
+        ({"steps": 0}, "--steps"),
+        ({"val_every": 0}, "--val-every"),
+        ({"val_windows": 0}, "--val-windows"),
+        ({"warmup": -1}, "--warmup"),
+        ({"warmup": 12}, "--warmup"),
+        ({"mask_fraction": 0.0}, "--mask-fraction"),
+        ({"mask_fraction": 1.0}, "--mask-fraction"),
+        ({"mask_fraction": float("nan")}, "--mask-fraction"),
+        ({"lr": 1e-9}, "--lr"),
+        ({"lr": float("inf")}, "--lr"),
+        ({"lr_min": -1.0}, "--lr"),
+        ({"weight_decay": -0.1}, "--weight-decay"),
+        ({"clip": 0.0}, "--clip"),
+        ({"seed": -1}, "--seed"),
+        ({"seed": 1 << 64}, "--seed"),
+        ({"chunk": -1}, "--chunk"),
+    ],
+)
+def test_bad_settings_name_the_option(values, option):
+    with pytest.raises(UsageError, match=f"^{option}: got"):
+        change(**values)
+
+
+def test_the_defaults_are_the_papers():
+    settings = PretrainSettings()
+    assert settings.batch_size * settings.accumulate == 96 and settings.window == 12_000
+    assert settings.steps * settings.tokens_per_step == pytest.approx(300e9, rel=1e-5)
+    assert (settings.lr, settings.lr_min, settings.mask_fraction) == (1e-4, 1e-8, 0.15)
