@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import gelu as torch_gelu
 
 from lrgenome.ops import backend
-from lrgenome.ops.jit import from_f32, gelu, gelu_and_slope, kernel, storage, to_f32
+from lrgenome.ops.intrinsics import from_f32, gelu, gelu_and_slope, to_f32
+from lrgenome.ops.jit import kernel, storage
 
 _ROWS = 32
 

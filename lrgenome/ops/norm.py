@@ -12,7 +12,8 @@ from numba import prange
 from torch import Tensor
 
 from lrgenome.ops import backend
-from lrgenome.ops.jit import from_f32, kernel, storage, to_f32
+from lrgenome.ops.intrinsics import fma, from_f32, to_f32
+from lrgenome.ops.jit import kernel, storage
 
 EPS = 1e-6
 _EPS = np.float32(EPS)
@@ -44,7 +45,7 @@ def _forward(x: Any, delta: Any, add: bool, scale: Any, y: Any) -> None:
             whole = d // lanes * lanes
             for lo in range(0, whole, lanes):
                 for c in range(lanes):
-                    parts[c] += row[lo + c] * row[lo + c]
+                    parts[c] = fma(row[lo + c], row[lo + c], parts[c])
             total = np.float32(0.0)
             for c in range(whole, d):
                 total += row[c] * row[c]
@@ -73,8 +74,8 @@ def _backward(x: Any, scale: Any, dy: Any, dx: Any, dscale: Any) -> None:
             for lo in range(0, whole, 16):
                 for c in range(16):
                     value = row[lo + c]
-                    squares[c] += value * value
-                    dots[c] += value * g[lo + c] * (np.float32(1.0) + scale[lo + c])
+                    squares[c] = fma(value, value, squares[c])
+                    dots[c] = fma(value * g[lo + c], np.float32(1.0) + scale[lo + c], dots[c])
             square, dot = np.float32(0.0), np.float32(0.0)
             for c in range(whole, d):
                 square += row[c] * row[c]
@@ -85,8 +86,8 @@ def _backward(x: Any, scale: Any, dy: Any, dx: Any, dscale: Any) -> None:
             factor = np.float32(1.0) / np.sqrt(square / np.float32(d) + _EPS)
             pull = dot * factor * factor * factor / np.float32(d)
             for c in range(d):
-                dx[i, c] = from_f32(g[c] * (np.float32(1.0) + scale[c]) * factor - row[c] * pull, dx)
-                sums[c] += g[c] * row[c] * factor
+                dx[i, c] = from_f32(fma(g[c] * (np.float32(1.0) + scale[c]), factor, -row[c] * pull), dx)
+                sums[c] = fma(g[c] * row[c], factor, sums[c])
         for c in range(d):
             dscale[part, c] = sums[c]
 

@@ -80,9 +80,7 @@ def test_definition_agrees_with_brute_force(t: int, k: int, reverse: bool) -> No
 @pytest.mark.parametrize("name", ["naive", "blocked"])
 def test_gradcheck(name: str, reverse: bool) -> None:
     inputs = conv_inputs(2, 6, 3, torch.float64)
-    torch.autograd.gradcheck(
-        partial(IMPLEMENTATIONS[name], reverse=reverse), [t.requires_grad_() for t in inputs]
-    )
+    torch.autograd.gradcheck(partial(IMPLEMENTATIONS[name], reverse=reverse), [t.requires_grad_() for t in inputs])
 
 
 @pytest.mark.parametrize("reverse", BOTH)
@@ -108,9 +106,7 @@ def test_other_widths(k: int, reverse: bool) -> None:
         assert_all_close(got, want, 1e-5, ConvInputs._fields)
 
 
-def run_in_chunks(
-    function: Callable[..., Tensor], size: int, reverse: bool, *inputs: Tensor
-) -> tuple[Tensor, Tensor]:
+def run_in_chunks(function: Callable[..., Tensor], size: int, reverse: bool, *inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Run `function` chunk by chunk with the halo carried, and put y together again."""
     x, weight, bias, halo = inputs
     pieces = []
@@ -132,9 +128,7 @@ def run_whole(function: Callable[..., Tensor], reverse: bool, *inputs: Tensor) -
     ("name", "dtype", "tolerance"),
     [("naive", torch.float64, 1e-14), ("cpu", torch.float32, 2e-6), ("blocked", torch.float32, 2e-6)],
 )
-def test_chunks_equal_whole(
-    name: str, dtype: torch.dtype, tolerance: float, size: int, reverse: bool
-) -> None:
+def test_chunks_equal_whole(name: str, dtype: torch.dtype, tolerance: float, size: int, reverse: bool) -> None:
     inputs = conv_inputs(2, 65, 24, dtype)
     whole = outputs_and_gradients(partial(run_whole, IMPLEMENTATIONS[name], reverse), inputs)
     pieces = outputs_and_gradients(partial(run_in_chunks, IMPLEMENTATIONS[name], size, reverse), inputs)

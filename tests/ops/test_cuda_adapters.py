@@ -150,14 +150,10 @@ def test_wrong_convolution_falls_back(
     assert all(torch.equal(a, b) for a, b in zip(got[0] + got[1], want[0] + want[1], strict=True))
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert (
-        "causal_conv1d" in record.message and "on cpu" in record.message and "plain torch" in record.message
-    )
+    assert "causal_conv1d" in record.message and "on cpu" in record.message and "plain torch" in record.message
 
 
-@pytest.mark.parametrize(
-    "error", [ImportError("no module"), OSError("undefined symbol"), RuntimeError("no driver")]
-)
+@pytest.mark.parametrize("error", [ImportError("no module"), OSError("undefined symbol"), RuntimeError("no driver")])
 def test_kernels_that_do_not_import_fall_back(
     error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -175,9 +171,7 @@ def test_kernels_that_do_not_import_fall_back(
     assert torch.equal(y, want_y) and torch.equal(end, want_end)
     assert torch.equal(v, conv_blocked.conv(*short_inputs, reverse=False))
     assert len(caplog.records) == 2
-    assert all(
-        str(error) in record.message and "not usable on cpu" in record.message for record in caplog.records
-    )
+    assert all(str(error) in record.message and "not usable on cpu" in record.message for record in caplog.records)
 
 
 def test_kernels_are_imported_from_where_they_live(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,9 +239,7 @@ def test_a_block_runs_on_the_adapters(reverse: bool, monkeypatch: pytest.MonkeyP
         with backend.use(name):
             ws = Workspace(enabled=False)
             u = block.prepare(x, ws)
-            y, state = block.scan(
-                u, block.initial_state(2, x.device), weights=0, reverse=reverse, reset=True, ws=ws
-            )
+            y, state = block.scan(u, block.initial_state(2, x.device), weights=0, reverse=reverse, reset=True, ws=ws)
             results[name] = (block.combine(x, u, y, y, ws), *state)
     for got, want in zip(results["cuda"], results["naive"], strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
@@ -264,13 +256,9 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @pytest.mark.parametrize("reverse", [False, True])
 def test_scan_on_a_device(name: str, dtype: torch.dtype, t: int, reverse: bool) -> None:
     inputs = rglru_inputs(2, t, 3, 24, dtype)
-    want = outputs_and_gradients(
-        partial(rglru_naive.rglru, reverse=reverse, reset=True), inputs, torch.float64
-    )
+    want = outputs_and_gradients(partial(rglru_naive.rglru, reverse=reverse, reset=True), inputs, torch.float64)
     with backend.use(name):
-        got = outputs_and_gradients(
-            partial(rglru, reverse=reverse, reset=True), [i.to("cuda") for i in inputs]
-        )
+        got = outputs_and_gradients(partial(rglru, reverse=reverse, reset=True), [i.to("cuda") for i in inputs])
     assert all(o.is_cuda for o in got[0] + got[1])
     assert_all_close(got, want, 2e-5, RgLruInputs._fields)
 

@@ -37,9 +37,7 @@ def test_definitions_agree_with_numpy() -> None:
     np.testing.assert_allclose(naive_geglu(m).numpy(), want, rtol=1e-12, atol=1e-14)
     want = gelu(products) * (y1 + y2).numpy()
     np.testing.assert_allclose(naive_gate_sum(m, y1, y2).numpy(), want, rtol=1e-12, atol=1e-14)
-    assert torch.equal(geglu(m), naive_geglu(m)) and torch.equal(
-        gate_sum(m, y1, y2), naive_gate_sum(m, y1, y2)
-    )
+    assert torch.equal(geglu(m), naive_geglu(m)) and torch.equal(gate_sum(m, y1, y2), naive_gate_sum(m, y1, y2))
     with backend.use("naive"):
         assert torch.equal(geglu(m.float()), naive_geglu(m.float()))
 

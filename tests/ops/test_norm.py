@@ -52,9 +52,7 @@ def test_gradcheck() -> None:
 def test_fast_agrees_with_definition(dtype: torch.dtype, result: torch.dtype, n: int, d: int) -> None:
     inputs = (3.0 * draw(n, d, dtype=dtype), 0.3 * draw(d, seed=1))
     got = outputs_and_gradients(lambda x, scale: rms_norm(x, scale, result), inputs)
-    want = outputs_and_gradients(
-        lambda x, scale: naive_rms_norm(x, scale, torch.float64), inputs, torch.float64
-    )
+    want = outputs_and_gradients(lambda x, scale: naive_rms_norm(x, scale, torch.float64), inputs, torch.float64)
     assert got[0][0].dtype == result and [g.dtype for g in got[1]] == [dtype, torch.float32]
     assert_all_close(got, want, 1e-5, ("x", "scale"))
     with torch.no_grad():

@@ -142,9 +142,7 @@ def test_rglru(recurrentgemma: ModuleType, name: str, reverse: bool, first: int)
         )  # fmt: skip
         got = gradients((got_y, got_end), own)
     compare({"y": got_y, "end": got_end}, {"y": turn(y), "end": end})
-    weight, bias = pack_gates(
-        (want["input_gate.w"], want["a_gate.w"]), (want["input_gate.b"], want["a_gate.b"])
-    )
+    weight, bias = pack_gates((want["input_gate.w"], want["a_gate.w"]), (want["input_gate.b"], want["a_gate.b"]))
     compare(got, {"x": want["x"], "h0": want["h0"], "weight": weight, "bias": bias, "a": want["a_param"]})
 
 
@@ -240,9 +238,7 @@ def our_block(weights: Mapping[str, Tensor], direction: int) -> tuple[HawkBlock,
     """A block with the given weights in one direction, and the parameters that got them by name."""
     block = build(CONFIG, seed=1).blocks[0]
     known = dict(block.named_parameters())
-    mine = {
-        name: known[name] if name in known else known[f"directions.{direction}.{name}"] for name in weights
-    }
+    mine = {name: known[name] if name in known else known[f"directions.{direction}.{name}"] for name in weights}
     # Nothing but the other direction is left out.
     assert len(mine) + len(list(block.directions[1 - direction].parameters())) == len(known)
     with torch.no_grad():
@@ -300,9 +296,7 @@ def test_residual_block(recurrentgemma: ModuleType, name: str, direction: int) -
         )
     )
     with backend.use(name):
-        compare_blocks(
-            theirs, lambda x: theirs(x, positions(T), return_cache=False)[0], of_recurrentgemma, direction
-        )
+        compare_blocks(theirs, lambda x: theirs(x, positions(T), return_cache=False)[0], of_recurrentgemma, direction)
 
 
 def test_residual_block_goes_on_from_its_state(recurrentgemma: ModuleType) -> None:

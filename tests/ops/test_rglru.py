@@ -145,9 +145,7 @@ def run_in_chunks(
     pieces = []
     for index, (lo, hi) in enumerate(chunks(t, size, reverse=reverse)):
         piece = per_position[:, :, lo:hi].reshape(h, b * (hi - lo), w2)
-        y, state = function(
-            x[:, lo:hi], piece, gate_bias, decay, state, reverse=reverse, reset=reset and index == 0
-        )
+        y, state = function(x[:, lo:hi], piece, gate_bias, decay, state, reverse=reverse, reset=reset and index == 0)
         pieces.append(y)
     return torch.cat(pieces[::-1] if reverse else pieces, 1), state
 
@@ -213,9 +211,7 @@ def test_arguments_are_left_as_they_were(name: str) -> None:
 
 
 def test_square_root_has_a_bounded_slope() -> None:
-    x = torch.tensor(
-        [0.0, 1e-14, 1e-8, 2.5e-7, 3e-7, 1e-4, 0.25, 1.0], dtype=torch.float64, requires_grad=True
-    )
+    x = torch.tensor([0.0, 1e-14, 1e-8, 2.5e-7, 3e-7, 1e-4, 0.25, 1.0], dtype=torch.float64, requires_grad=True)
     y = naive.BoundedSqrt.apply(x)
     (slope,) = torch.autograd.grad(y.sum(), x)
     assert torch.equal(y, torch.sqrt(x))
@@ -238,9 +234,7 @@ def test_gradient_is_bounded_where_nothing_decays(name: str) -> None:
     a_squared = torch.exp(-decay.double())
     slope = (0.5 / torch.sqrt(-torch.expm1(-decay.double()))).clamp(max=1000.0)
     assert slope[:4].tolist() == [1000.0] * 4 and slope[5] < 1000.0
-    torch.testing.assert_close(
-        gradients[3].double(), 3.0 * 0.5 * slope * 2.0 * a_squared * 0.5, rtol=1e-5, atol=0.0
-    )
+    torch.testing.assert_close(gradients[3].double(), 3.0 * 0.5 * slope * 2.0 * a_squared * 0.5, rtol=1e-5, atol=0.0)
 
 
 @pytest.mark.parametrize("name", ["naive", *FAST])
@@ -265,9 +259,7 @@ def test_kernel_keeps_a_slow_state() -> None:
     # A half-life of 10^5 over 10^5 positions: exp(log a) rounded to float32 would be off by 0.2 % on its own.
     t = 100_000
     decay = torch.full((1,), 2.0 * np.log(2.0) / t)
-    inputs = RgLruInputs(
-        torch.zeros(1, t, 1), torch.zeros(1, t, 2), torch.zeros(2, 1), decay.float(), torch.ones(1, 1)
-    )
+    inputs = RgLruInputs(torch.zeros(1, t, 1), torch.zeros(1, t, 2), torch.zeros(2, 1), decay.float(), torch.ones(1, 1))
     _, end = cpu.rglru(*inputs, reverse=False, reset=False)
     assert end.item() == pytest.approx(0.5, rel=1e-4)
 
@@ -326,9 +318,7 @@ def test_out_receives_y_unless_autograd_is_at_work(dtype: torch.dtype) -> None:
     y, _ = rglru(*inputs, reverse=False, reset=True, out=out)
     assert y.data_ptr() == out.data_ptr() and torch.equal(out, want)
     out = torch.full_like(inputs.x, -7.0)
-    y, _ = rglru(
-        *inputs._replace(decay=inputs.decay.clone().requires_grad_()), reverse=False, reset=True, out=out
-    )
+    y, _ = rglru(*inputs._replace(decay=inputs.decay.clone().requires_grad_()), reverse=False, reset=True, out=out)
     assert y.requires_grad and (out == -7.0).all() and torch.equal(y.detach(), want)
 
 

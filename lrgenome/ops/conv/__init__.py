@@ -6,9 +6,7 @@ from lrgenome.ops import backend
 from lrgenome.ops.conv.naive import next_halo
 
 
-def conv(
-    x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *, reverse: bool, out: Tensor | None = None
-) -> Tensor:
+def conv(x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *, reverse: bool, out: Tensor | None = None) -> Tensor:
     """Convolve one chunk by the backend for `x`; see `naive.conv`. `out` is ignored where autograd is at work."""
     name = backend.select(x)
     if name == "cpu" and weight.shape[0] == 4:

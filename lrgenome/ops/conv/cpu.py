@@ -7,7 +7,8 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from lrgenome.ops.jit import from_f32, kernel, storage, to_f32, u
+from lrgenome.ops.intrinsics import fma, from_f32, to_f32, u
+from lrgenome.ops.jit import kernel, storage
 
 WIDTH = 4
 _ROWS = 128
@@ -27,8 +28,10 @@ def _forward(x: Any, weight: Any, bias: Any, halo: Any, y: Any, reverse: bool) -
             if 0 <= far < t:
                 p1, p2 = p + sign * 2, p + sign
                 for c in range(e):
-                    value = bias[c] + weight[0, c] * to_f32(x[row, far, c]) + weight[1, c] * to_f32(x[row, p1, c])
-                    value += weight[2, c] * to_f32(x[row, p2, c]) + weight[3, c] * to_f32(x[row, p, c])
+                    value = fma(weight[0, c], to_f32(x[row, far, c]), bias[c])
+                    value = fma(weight[1, c], to_f32(x[row, p1, c]), value)
+                    value = fma(weight[2, c], to_f32(x[row, p2, c]), value)
+                    value = fma(weight[3, c], to_f32(x[row, p, c]), value)
                     y[row, p, c] = from_f32(value, y)
             else:
                 for c in range(e):
@@ -36,11 +39,11 @@ def _forward(x: Any, weight: Any, bias: Any, halo: Any, y: Any, reverse: bool) -
                     for j in range(WIDTH):
                         q = p + sign * (3 - j)
                         if q < 0:
-                            value += weight[j, c] * to_f32(halo[row, q + 3, c])
+                            value = fma(weight[j, c], to_f32(halo[row, q + 3, c]), value)
                         elif q >= t:
-                            value += weight[j, c] * to_f32(halo[row, q - t, c])
+                            value = fma(weight[j, c], to_f32(halo[row, q - t, c]), value)
                         else:
-                            value += weight[j, c] * to_f32(x[row, q, c])
+                            value = fma(weight[j, c], to_f32(x[row, q, c]), value)
                     y[row, p, c] = from_f32(value, y)
 
 
@@ -62,8 +65,10 @@ def _backward(
             if 0 <= near < t:
                 p1, p2 = p - sign, p - sign * 2
                 for c in range(lo, hi):
-                    value = weight[3, u(c)] * to_f32(dy[row, p, u(c)]) + weight[2, u(c)] * to_f32(dy[row, p1, u(c)])
-                    value += weight[1, u(c)] * to_f32(dy[row, p2, u(c)]) + weight[0, u(c)] * to_f32(dy[row, near, u(c)])
+                    value = weight[3, u(c)] * to_f32(dy[row, p, u(c)])
+                    value = fma(weight[2, u(c)], to_f32(dy[row, p1, u(c)]), value)
+                    value = fma(weight[1, u(c)], to_f32(dy[row, p2, u(c)]), value)
+                    value = fma(weight[0, u(c)], to_f32(dy[row, near, u(c)]), value)
                     dx[row, p, u(c)] = from_f32(value, dx)
             else:
                 for c in range(lo, hi):
@@ -71,17 +76,17 @@ def _backward(
                     for j in range(WIDTH):
                         q = p - sign * (3 - j)
                         if 0 <= q < t:
-                            value += weight[j, u(c)] * to_f32(dy[row, q, u(c)])
+                            value = fma(weight[j, u(c)], to_f32(dy[row, q, u(c)]), value)
                     dx[row, p, u(c)] = from_f32(value, dx)
             if 0 <= far < t:
                 p1, p2 = p + sign * 2, p + sign
                 for i in range(n):
                     c = lo + i
                     g = to_f32(dy[row, p, u(c)])
-                    sums[0, i] += g * to_f32(x[row, far, u(c)])
-                    sums[1, i] += g * to_f32(x[row, p1, u(c)])
-                    sums[2, i] += g * to_f32(x[row, p2, u(c)])
-                    sums[3, i] += g * to_f32(x[row, p, u(c)])
+                    sums[0, i] = fma(g, to_f32(x[row, far, u(c)]), sums[0, i])
+                    sums[1, i] = fma(g, to_f32(x[row, p1, u(c)]), sums[1, i])
+                    sums[2, i] = fma(g, to_f32(x[row, p2, u(c)]), sums[2, i])
+                    sums[3, i] = fma(g, to_f32(x[row, p, u(c)]), sums[3, i])
                     sums[4, i] += g
             else:
                 for i in range(n):
@@ -91,11 +96,11 @@ def _backward(
                     for j in range(WIDTH):
                         q = p + sign * (3 - j)
                         if q < 0:
-                            sums[j, i] += g * to_f32(halo[row, q + 3, u(c)])
+                            sums[j, i] = fma(g, to_f32(halo[row, q + 3, u(c)]), sums[j, i])
                         elif q >= t:
-                            sums[j, i] += g * to_f32(halo[row, q - t, u(c)])
+                            sums[j, i] = fma(g, to_f32(halo[row, q - t, u(c)]), sums[j, i])
                         else:
-                            sums[j, i] += g * to_f32(x[row, q, u(c)])
+                            sums[j, i] = fma(g, to_f32(x[row, q, u(c)]), sums[j, i])
         for slot in range(3):
             q = t + slot if reverse else slot - 3
             for c in range(lo, hi):
@@ -103,7 +108,7 @@ def _backward(
                 for j in range(WIDTH):
                     p = q - sign * (3 - j)
                     if 0 <= p < t:
-                        value += weight[j, u(c)] * to_f32(dy[row, p, u(c)])
+                        value = fma(weight[j, u(c)], to_f32(dy[row, p, u(c)]), value)
                 dhalo[row, slot, u(c)] = from_f32(value, dhalo)
         for i in range(n):
             for j in range(WIDTH):
@@ -131,9 +136,7 @@ class _Conv(torch.autograd.Function):
         return dx, dweight.sum(0), dbias.sum(0), dhalo, None
 
 
-def run(
-    x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *, reverse: bool, out: Tensor | None = None
-) -> Tensor:
+def run(x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *, reverse: bool, out: Tensor | None = None) -> Tensor:
     """Run the forward kernel without autograd; `out` (b, t, e) receives y if given."""
     y = torch.empty_like(x) if out is None else out
     _forward(storage(x), storage(weight), storage(bias), storage(halo), storage(y), reverse)

@@ -12,10 +12,12 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from lrgenome.ops.jit import expm1, from_f32, kernel, sigmoid, storage, to_f32, u
+from lrgenome.ops.intrinsics import CACHE_LINE, expm1, fma, from_f32, prefetch, sigmoid, to_f32, u
+from lrgenome.ops.jit import kernel, storage
 from lrgenome.ops.rglru.naive import MAX_SQRT_SLOPE
 
 LANES = 64
+_AHEAD = 6
 _ONE = np.float32(1.0)
 _TWO = np.float32(2.0)
 _HALF = np.float32(0.5)
@@ -37,6 +39,13 @@ def _forward(x: Any, gates: Any, bias: Any, decay: Any, h: Any, y: Any, lanes: i
         for step in range(t):
             p = t - 1 - step if reverse else step
             q = row * t + p
+            # Rows lie kilobytes apart: the hardware does not foresee them.
+            ahead = -_AHEAD if reverse else _AHEAD
+            for c in range(0, lanes, CACHE_LINE // x.itemsize):
+                prefetch(x, row, p + ahead, lo + c, 0)
+                prefetch(gates, head, q + ahead, off + c, 0)
+                prefetch(gates, head, q + ahead, w + off + c, 0)
+                prefetch(y, row, p + ahead, lo + c, 1)
             if reset and step == 0:
                 for c in range(lanes):
                     gate = sigmoid(to_f32(gates[head, q, u(off + c)]) + bias[0, u(lo + c)])
@@ -49,7 +58,7 @@ def _forward(x: Any, gates: Any, bias: Any, decay: Any, h: Any, y: Any, lanes: i
                     r = sigmoid(to_f32(gates[head, q, u(w + off + c)]) + bias[1, u(lo + c)])
                     em = expm1(-r * decay[u(lo + c)])
                     value = to_f32(x[row, p, u(lo + c)]) * gate * np.sqrt(-em * (_TWO + em))
-                    value = state[c] + (em * state[c] + value)
+                    value = state[c] + fma(em, state[c], value)
                     state[c] = value
                     y[row, p, u(lo + c)] = from_f32(value, y)
         for c in range(lanes):
@@ -85,7 +94,7 @@ def _backward(
                     r = sigmoid(to_f32(gates[head, q, u(w + off + c)]) + bias[1, u(lo + c)])
                     em = expm1(-r * decay[u(lo + c)])
                     value = to_f32(x[row, p, u(lo + c)]) * gate * np.sqrt(-em * (_TWO + em))
-                    states[step + 1, c] = states[step, c] + (em * states[step, c] + value)
+                    states[step + 1, c] = states[step, c] + fma(em, states[step, c], value)
         grad = np.empty(lanes, np.float32)
         sums = np.zeros((3, lanes), np.float32)
         for c in range(lanes):
@@ -119,13 +128,13 @@ def _backward(
                     # Both ways from log a to the loss: the decayed state, and the factor of the input.
                     # The bound is put on m, not on the quotient: m is -0 where nothing decays, and 1 / -0 is -inf.
                     slope = _HALF / max(m, _LEAST)
-                    dlog = a * (s * states[step, c] - _TWO * a * slope * (s * value * gate))
+                    dlog = a * fma(s, states[step, c], -_TWO * a * slope * (s * value * gate))
                     dr = -dlog * decay[u(lo + c)] * r * (_ONE - r)
                     dgates[head, q, u(off + c)] = from_f32(dgate, dgates)
                     dgates[head, q, u(w + off + c)] = from_f32(dr, dgates)
                     sums[0, c] += dgate
                     sums[1, c] += dr
-                    sums[2, c] -= dlog * r
+                    sums[2, c] = fma(-dlog, r, sums[2, c])
                     grad[c] = s * a
         for c in range(lanes):
             dh[row, u(lo + c)] = grad[c]
@@ -188,5 +197,3 @@ def rglru(
         h0.float().contiguous(), reverse, reset,
     )  # fmt: skip
     return y, h
-
-
