@@ -1,9 +1,14 @@
 """Fixtures for every test: a seeded toy genome, and real data where it is there."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# A background job of a shell ignores SIGINT, and so would every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

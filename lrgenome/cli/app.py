@@ -4,9 +4,10 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -42,8 +43,27 @@ class Terminated(BaseException):
     """SIGTERM arrived."""
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+STOPS: dict[int, tuple[type[BaseException], str]] = {
+    signal.SIGINT: (KeyboardInterrupt, "interrupted"),
+    signal.SIGTERM: (Terminated, "terminated"),
+}
+
+
+@contextmanager
+def _stops(arrived: list[int]) -> Iterator[None]:
+    """Raise an exception for SIGINT and SIGTERM and note them in `arrived`; one that is ignored stays ignored."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
+        raise STOPS[number][0]
+
+    heard = [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def guard(command: Callable[..., None]) -> Callable[..., None]:
@@ -51,30 +71,38 @@ def guard(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        before = signal.signal(signal.SIGTERM, _terminate)
-        try:
-            command(*args, **kwargs)
-            with os_error_as_output_error("standard output"):
-                sys.stdout.flush()
-        except KeyboardInterrupt:
-            _fail("interrupted; partial output is kept, and --resume continues it", 130)
-        except Terminated:
-            _fail("terminated; partial output is kept, and --resume continues it", 143)
-        except BrokenPipeError:
-            # The reader has seen enough (`| head`).
-            _discard_stdout()
-            raise typer.Exit(141) from None
-        except (LrgenomeError, MemoryError) as error:
-            _fail(str(error) or "out of memory", next(code for kind, code in EXIT_CODES if isinstance(error, kind)))
-        except RuntimeError as error:
-            # torch reports a host or device that is out of memory as a RuntimeError.
-            if "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower():
-                _fail(f"out of memory: {error}", 137)
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        arrived: list[int] = []
+        with _stops(arrived):
+            try:
+                command(*args, **kwargs)
+                with os_error_as_output_error("standard output"):
+                    sys.stdout.flush()
+            except BaseException as error:
+                # What a signal raised may have come out as something else: as an ImportError, out of an import.
+                number = next(iter(arrived), signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
+                if number is not None:
+                    message = f"{STOPS[number][1]}; partial output is kept, and --resume continues it"
+                    _fail(message, 128 + number)
+                _fail_for(error)
+                raise
 
     return guarded
+
+
+def _fail_for(error: BaseException) -> None:
+    """Exit as `error` asks for; return if it is a defect of ours, which deserves its traceback."""
+    if isinstance(error, BrokenPipeError):
+        # The reader has seen enough (`| head`).
+        _discard_stdout()
+        raise typer.Exit(141) from None
+    if isinstance(error, (LrgenomeError, MemoryError)):
+        _fail(str(error) or "out of memory", next(code for kind, code in EXIT_CODES if isinstance(error, kind)))
+    # torch reports a host or device that is out of memory as a RuntimeError.
+    said = str(error)
+    if isinstance(error, RuntimeError) and (
+        "out of memory" in said.lower() or "can't allocate memory" in said.lower()
+    ):
+        _fail(f"out of memory: {said}", 137)
 
 
 def _discard_stdout() -> None:
@@ -85,10 +113,10 @@ def _discard_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     _discard_stdout()
     print(f"lrgenome: error: {message}" if code < 128 or code == 137 else f"lrgenome: {message}", file=sys.stderr)
-    raise typer.Exit(code)
+    raise typer.Exit(code) from None
 
 
 def _version(value: bool) -> None:

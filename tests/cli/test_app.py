@@ -170,6 +170,32 @@ def test_sigterm_is_caught_while_a_command_runs_and_not_after():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_becomes_another_error_is_still_a_signal(number, code, capsys):
+    """As when it arrives in the middle of an import."""
+
+    def load():
+        try:
+            os.kill(os.getpid(), number)
+        except BaseException as error:
+            raise ImportError("could not be initialised") from error
+
+    with pytest.raises(typer.Exit) as caught:
+        guard(load)()
+    assert caught.value.exit_code == code
+    assert "partial output is kept" in capsys.readouterr().err
+
+
+def test_an_ignored_signal_stays_ignored():
+    """A background job of a shell ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        guard(lambda: os.kill(os.getpid(), signal.SIGINT))()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_specific_errors_come_before_general_ones():
     kinds = [kind for kind, _ in EXIT_CODES]
     for i, kind in enumerate(kinds):

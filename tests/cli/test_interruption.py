@@ -47,14 +47,14 @@ def test_a_signal_keeps_the_partial_output(lrgenome, spawn, undisturbed, place, 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_signals_at_any_moment(lrgenome, spawn, undisturbed, place, command):
     expected, name = undisturbed[command], place.names[command]
-    moments = np.random.default_rng(int(time.time())).uniform(0.3, 3.0, 3)
+    moments = np.random.default_rng(int(time.time())).uniform(0.05, 3.0, 3)
     for moment, number in zip(moments, (signal.SIGINT, signal.SIGTERM, signal.SIGKILL), strict=True):
         process = spawn(*place.arguments(command, "--resume"))
         time.sleep(moment)
         process.send_signal(number)
-        process.communicate()
+        _, said = process.communicate()
         # Before and after the command's own time the signal ends the process, as shells do with 128 + number.
-        assert process.returncode in (0, 128 + number, -number), moment
+        assert process.returncode in (0, 128 + number, -number), (moment, said.decode())
         if process.returncode == 128 + number:
             assert name not in place.outputs()
     lrgenome(*place.arguments(command, "--resume"))
