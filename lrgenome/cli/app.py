@@ -2,17 +2,15 @@
 
 import functools
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from lrgenome import __version__
 from lrgenome.cli import embed, pretrain, score_vcf
+from lrgenome.cli.signals import STOPS, stops
 from lrgenome.errors import (
     DeviceError,
     InputError,
@@ -39,50 +37,21 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
 )
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
-STOPS: dict[int, tuple[type[BaseException], str]] = {
-    signal.SIGINT: (KeyboardInterrupt, "interrupted"),
-    signal.SIGTERM: (Terminated, "terminated"),
-}
-
-
-@contextmanager
-def _stops(arrived: list[int]) -> Iterator[None]:
-    """Raise an exception for SIGINT and SIGTERM and note them in `arrived`; one that is ignored stays ignored."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        arrived.append(number)
-        raise STOPS[number][0]
-
-    heard = [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def guard(command: Callable[..., None]) -> Callable[..., None]:
     """Run a command so that errors become one line on stderr and an exit code."""
 
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        arrived: list[int] = []
-        with _stops(arrived):
+        with stops() as arrived:
             try:
                 command(*args, **kwargs)
                 with os_error_as_output_error("standard output"):
                     sys.stdout.flush()
             except BaseException as error:
-                # What a signal raised may have come out as something else: as an ImportError, out of an import.
-                number = next(iter(arrived), signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
+                arrived.forget()
+                number = arrived.number(error)
                 if number is not None:
-                    message = f"{STOPS[number][1]}; partial output is kept, and --resume continues it"
-                    _fail(message, 128 + number)
+                    _fail(f"{STOPS[number][1]}; partial output is kept, and --resume continues it", 128 + number)
                 _fail_for(error)
                 raise
 

@@ -12,8 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 from lrgenome import __version__, errors
-from lrgenome.cli import app as module
 from lrgenome.cli.app import EXIT_CODES, app, guard
+from lrgenome.cli.signals import Terminated
 
 COMMANDS = ("pretrain", "embed", "score-vcf")
 PANELS = {"Output", "Model", "Compute", "Advanced"}
@@ -124,7 +124,7 @@ def test_every_error_has_its_exit_code(kind, capsys):
             "lrgenome: interrupted; partial output is kept, and --resume continues it\n",
         ),
         (
-            module.Terminated(),
+            Terminated(),
             143,
             "lrgenome: terminated; partial output is kept, and --resume continues it\n",
         ),
