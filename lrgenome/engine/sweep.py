@@ -142,7 +142,7 @@ def stream(
                 if keep_prepared:
                     u = Prepared(store.get("branch", c), store.get("gate", c))
                 else:
-                    u = old.prepare(x, ws, _prepared_buffers(ws, (*shape, e), dtype, device))
+                    u = old.prepare(x, ws)
                 y2, old_lane.state = old.scan(
                     u, old_lane.enter(first=first), weights=weights, reverse=reverse, reset=first, ws=ws,
                     out=ws.get("y2", (*shape, e), dtype, device),
@@ -155,13 +155,7 @@ def stream(
                 kept = store.buffer("x", c, (*shape, d), model.residual_dtype, device)
                 x = x if kept is None else kept.copy_(x)
             store.put("x", c, x)
-            if keep_prepared:
-                branch = store.buffer("branch", c, (*shape, e), dtype, device)
-                gate = store.buffer("gate", c, (*shape, e), dtype, device)
-                out = None if branch is None or gate is None else Prepared(branch, gate)
-            else:
-                out = _prepared_buffers(ws, (*shape, e), dtype, device)
-            u = new.prepare(x, ws, out)
+            u = new.prepare(x, ws)
             y, new_lane.state = new.scan(
                 u, new_lane.enter(first=first), weights=weights, reverse=reverse, reset=first, ws=ws,
                 out=store.buffer("y", c, (*shape, e), dtype, device),
@@ -170,13 +164,6 @@ def stream(
                 store.put("branch", c, u.branch)
                 store.put("gate", c, u.gate)
             store.put("y", c, y)
-
-
-def _prepared_buffers(
-    ws: Workspace, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
-) -> Prepared | None:
-    branch, gate = ws.get("branch", shape, dtype, device), ws.get("gate", shape, dtype, device)
-    return None if branch is None or gate is None else Prepared(branch, gate)
 
 
 def hidden_states(

@@ -36,7 +36,7 @@ class Prepared(NamedTuple):
 class Block(Protocol):
     """One residual block of a recurrent model."""
 
-    def prepare(self, x: Tensor, ws: Workspace, out: Prepared | None = None) -> Prepared:
+    def prepare(self, x: Tensor, ws: Workspace) -> Prepared:
         """Compute what both scans and ``combine`` need from the block's input `x` (b, t, d)."""
 
     def scan(

@@ -84,14 +84,13 @@ class HawkBlock(nn.Module):
         self.down_weight = _normal(d, f, std=math.sqrt(out_variance / f))
         self.down_bias = nn.Parameter(torch.zeros(d))
 
-    def prepare(self, x: Tensor, ws: Workspace, out: Prepared | None = None) -> Prepared:
+    def prepare(self, x: Tensor, ws: Workspace) -> Prepared:
         """Norm and in-projections; see `models.base.Block`."""
         b, t, d = x.shape
         e, dtype, n = self.config.recurrent_width, self.compute_dtype, b * t
         rows = rms_norm(x.reshape(n, d), self.mixer_norm, dtype, out=ws.get("norm", (n, d), dtype, x.device))
-        flat = (None, None) if out is None else (out.branch.view(n, e), out.gate.view(n, e))
-        branch = linear(rows, self.in_branch_weight, self.in_branch_bias, out=flat[0])
-        gate = linear(rows, self.in_gate_weight, self.in_gate_bias, out=flat[1])
+        branch = linear(rows, self.in_branch_weight, self.in_branch_bias)
+        gate = linear(rows, self.in_gate_weight, self.in_gate_bias)
         return Prepared(branch.view(b, t, e), gate.view(b, t, e))
 
     def scan(
@@ -122,13 +121,13 @@ class HawkBlock(nn.Module):
         mixed = gate_sum(
             u.gate.view(n, e), y1.reshape(n, e), y2.reshape(n, e), out=ws.get("mixed", (n, e), dtype, device)
         )
-        delta = linear(mixed, self.out_weight, self.out_bias, out=ws.get("delta", (n, d), dtype, device))
+        delta = linear(mixed, self.out_weight, self.out_bias)
         rows, normed = add_rms_norm(
             x.view(n, d), delta, self.mlp_norm, dtype, out=ws.get("norm", (n, d), dtype, device)
         )
-        up = linear(normed, self.up_weight, self.up_bias, out=ws.get("up", (n, 2 * f), dtype, device))
+        up = linear(normed, self.up_weight, self.up_bias)
         inner = geglu(up, out=ws.get("inner", (n, f), dtype, device))
-        delta = linear(inner, self.down_weight, self.down_bias, out=ws.get("delta", (n, d), dtype, device))
+        delta = linear(inner, self.down_weight, self.down_bias)
         rows = rows.add_(delta) if ws.enabled else rows + delta
         return rows.view(b, t, d)
 

@@ -19,7 +19,6 @@ from lrgenome.config import HawkConfig
 from lrgenome.engine.store import Store
 from lrgenome.engine.sweep import stream
 from lrgenome.models import hawk
-from lrgenome.models.base import Prepared
 from lrgenome.models.hawk import DECAY_SCALE, Direction, Hawk, HawkBlock, build
 from lrgenome.ops.conv import conv
 from lrgenome.ops.gating import gate_sum, geglu
@@ -61,8 +60,8 @@ def layer_ops(model: Hawk, rows: int) -> list[Op]:
     gates = torch.empty(h, rows, 2 * w, dtype=dtype)
 
     def product(name: str, weight: Tensor, bias: Tensor) -> Op:
-        source, target = wide[weight.shape[1]], out[weight.shape[0]]
-        return Op("matrix products", name, lambda: linear(source, weight, bias, out=target), 0)
+        source = wide[weight.shape[1]]
+        return Op("matrix products", name, lambda: linear(source, weight, bias), 0)
 
     ops = [
         Op("norm", "norm", lambda: rms_norm(x, block.mixer_norm, dtype, out=out[d]), 2 * d),
@@ -112,11 +111,11 @@ def _layer(model: Hawk, chunk: int) -> Callable[[], object]:
     block, dtype = model.stack[0], model.compute_dtype
     e, ws = model.scan_width(), Workspace()
     x = torch.randn(1, chunk, model.config.width).to(model.residual_dtype)
-    branch, gate, y1, y2 = (torch.empty(1, chunk, e, dtype=dtype) for _ in range(4))
+    y1, y2 = (torch.empty(1, chunk, e, dtype=dtype) for _ in range(2))
     state = block.initial_state(1, x.device)
 
     def layer() -> None:
-        u = block.prepare(x, ws, Prepared(branch, gate))
+        u = block.prepare(x, ws)
         block.scan(u, state, weights=0, reverse=False, reset=False, ws=ws, out=y1)
         block.scan(u, state, weights=1, reverse=True, reset=False, ws=ws, out=y2)
         block.combine(x, u, y1, y2, ws)

@@ -1,10 +1,13 @@
 """Matrix products over rows, dense and a head at a time."""
 
+import gc
+
 import pytest
 import torch
 from helpers import assert_close
 from torch import Tensor
 
+from lrgenome.ops import linear as module
 from lrgenome.ops.linear import linear, per_head
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
@@ -25,10 +28,64 @@ def test_dense_product(dtype: torch.dtype, biased: bool) -> None:
     got = linear(x, weight, bias)
     assert got.dtype == dtype
     assert_close(got, want, 1e-6)
-    out = torch.full((7, 5), 9.0, dtype=dtype)
-    same = linear(x, weight, bias, out=out)
-    assert same.data_ptr() == out.data_ptr()
-    assert_close(out, want, 1e-6)
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 2050])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_product_is_the_plain_one(dtype: torch.dtype, biased: bool, n: int) -> None:
+    """Weights that need no gradient are laid out once; those that do go another way."""
+    x, weight = draw(n, 96, dtype=dtype), draw(40, 96, dtype=dtype, seed=1)
+    bias = draw(40, dtype=dtype, seed=2) if biased else None
+    want = x.double() @ weight.double().t() + (0.0 if bias is None else bias.double())
+    packed = linear(x, weight, bias)
+    with torch.no_grad():
+        plain = linear(x, weight.clone().requires_grad_(), bias)
+    assert packed.shape == plain.shape == (n, 40) and packed.dtype == plain.dtype == dtype
+    assert not packed.is_mkldnn and packed.is_contiguous()
+    for got in (packed, plain):
+        assert_close(got, want, 1e-6)
+
+
+@pytest.mark.parametrize("change", ["in place", "data", "another"])
+def test_a_weight_that_changed_is_packed_again(change: str) -> None:
+    weight, x = torch.nn.Parameter(draw(5, 6), requires_grad=False), draw(7, 6, seed=1)
+    linear(x, weight, None)
+    if change == "in place":
+        weight.mul_(2.0)
+    elif change == "data":
+        weight.data = draw(5, 6, seed=3)
+    else:
+        weight = torch.nn.Parameter(draw(5, 6, seed=3), requires_grad=False)
+    assert_close(linear(x, weight, None), x.double() @ weight.double().t(), 1e-6)
+
+
+def test_packed_weights_go_with_their_weights() -> None:
+    weight = torch.nn.Parameter(draw(5, 6), requires_grad=False)
+    before = len(module._packed)
+    linear(draw(7, 6), weight, None)
+    assert len(module._packed) == before + module.onednn_multiplies(torch.float32)
+    del weight
+    gc.collect()
+    assert len(module._packed) == before
+
+
+def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other builds of torch lack it, and other processors fail on bfloat16."""
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("could not create a primitive")
+
+    x, weight = draw(7, 6), draw(5, 6, seed=1)
+    module.onednn_multiplies.cache_clear()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.ops.mkldnn, "_linear_pointwise", fail)
+            assert not module.onednn_multiplies(torch.float32)
+            assert_close(linear(x, weight, None), x.double() @ weight.double().t(), 1e-6)
+    finally:
+        module.onednn_multiplies.cache_clear()
+    assert not module.onednn_multiplies(torch.float64)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -45,7 +102,7 @@ def test_product_of_every_head(dtype: torch.dtype) -> None:
 
 
 def test_no_rows() -> None:
-    assert linear(draw(0, 6), draw(5, 6), draw(5), out=torch.empty(0, 5)).shape == (0, 5)
+    assert linear(draw(0, 6), draw(5, 6), draw(5)).shape == (0, 5)
     assert per_head(draw(0, 12), draw(3, 4, 8), out=torch.empty(3, 0, 8)).shape == (3, 0, 8)
 
 
@@ -57,17 +114,13 @@ def test_gradcheck() -> None:
 
 
 @pytest.mark.parametrize("which", ["x", "weight", "bias"])
-def test_out_is_ignored_where_autograd_is_at_work(which: str) -> None:
+def test_gradients_pass_through(which: str) -> None:
     named = {"x": draw(7, 6), "weight": draw(5, 6, seed=1), "bias": draw(5, seed=2)}
     want = linear(**named)
     named[which].requires_grad_()
-    out = torch.zeros(7, 5)
-    y = linear(**named, out=out)
-    assert y.requires_grad and not out.any() and torch.equal(y.detach(), want)
-    with torch.no_grad():
-        y = linear(**named, out=out)
-    assert y.data_ptr() == out.data_ptr()
-    torch.testing.assert_close(out, want)
+    y = linear(**named)
+    assert y.requires_grad
+    torch.testing.assert_close(y.detach(), want)
 
 
 def test_out_of_heads_is_ignored_where_autograd_is_at_work() -> None:
