@@ -55,6 +55,9 @@ def command(
     val_every: Annotated[int, _train("Steps between validations.")] = 1_000,
     val_windows: Annotated[int, _train("Validation windows per genome.")] = 16,
     save_every: Annotated[float, _train("Seconds between snapshots.")] = 300.0,
+    recompute: Annotated[
+        str, _train("Run blocks again in the backward pass, to save memory: auto, always, never.")
+    ] = "auto",
     resume: o.Resume = False,
     no_clobber: o.NoClobber = False,
     dry_run: o.DryRun = False,
@@ -88,5 +91,5 @@ def command(
     model, _ = choose_model(preset, half_life_max, ring, init, seed)
     run(
         manifest, output, model=model, settings=settings, compute=compute, resume=resume, no_clobber=no_clobber,
-        dry_run=dry_run, save_every=save_every, init=init,
+        dry_run=dry_run, save_every=save_every, recompute=recompute, init=init,
     )  # fmt: skip

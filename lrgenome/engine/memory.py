@@ -85,3 +85,16 @@ def plan(
 
 def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 10**7 else f"{count / 1e6:.2f} MB"
+
+
+def graph_bytes(model: RecurrentModel, tokens: int, *, recompute: bool) -> int:
+    """Estimate the bytes that the autograd graph of a forward pass over `tokens` positions keeps.
+
+    With `recompute`, the inputs of all blocks and the inside of one.
+    """
+    config, item, res = model.config, model.compute_dtype.itemsize, model.residual_dtype.itemsize
+    d, e, f, layers = config.width, model.scan_width(), config.mlp_width, len(model.stack)
+    # Norms keep their inputs and outputs; a mixer its two branches, both directions' convolutions, gate products
+    # (two for each channel) and outputs, and their gated sum; an MLP both halves and their product.
+    inside = 2 * d * (res + item) + (2 + 2 * (1 + 2 + 1) + 1) * e * item + 3 * f * item
+    return tokens * (layers * d * res + inside if recompute else layers * inside)

@@ -12,10 +12,12 @@ The reverse strand runs in genomic order on complemented bases with the two dire
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from lrgenome.dna import COMPLEMENT
 from lrgenome.engine.store import GraphStore, MemoryStore, Store
@@ -167,12 +169,50 @@ def stream(
 
 
 def hidden_states(
-    model: RecurrentModel, ids: Tensor, *, chunk: int | None = None, transfer: str = "exact", strand: int = FORWARD
+    model: RecurrentModel,
+    ids: Tensor,
+    *,
+    chunk: int | None = None,
+    transfer: str = "exact",
+    strand: int = FORWARD,
+    recompute: bool = False,
 ) -> Tensor:
-    """Run windows of token ids (b, t) and return all final hidden states (b, t, d), differentiably."""
+    """Run windows of token ids (b, t) and return all final hidden states (b, t, d), differentiably.
+
+    With `recompute`, the graph keeps only the inputs of blocks, and runs each block again in the backward pass: the
+    same bits for a fraction of the memory and a third more time. It needs windows that are run whole.
+    """
     size = ids.shape[1] if chunk is None else chunk
+    if recompute and torch.is_grad_enabled():
+        if size < ids.shape[1]:
+            raise UsageError(f"--recompute: got --chunk {size}, expected 0: blocks are run again on whole windows")
+        return _recomputed(model, ids, strand)
     parts = [
         part.hidden if torch.is_grad_enabled() else part.hidden.clone()
         for part in stream(model, ids, chunk=size, transfer=transfer, strand=strand)
     ]
     return torch.cat(parts, 1) if len(parts) != 1 else parts[0]
+
+
+def _recomputed(model: RecurrentModel, ids: Tensor, strand: int) -> Tensor:
+    """Do what `stream` does to one chunk, a block at a time and forgetting what is inside the block."""
+    if strand == REVERSE:
+        ids = torch.from_numpy(COMPLEMENT).to(ids.device)[ids.long()]
+    count, ws = len(model.stack), Workspace(enabled=False)
+
+    def run(block: Block, number: int, x: Tensor) -> Tensor:
+        u, start = block.prepare(x, ws), block.initial_state(x.shape[0], x.device)
+        # In the order of the sweeps, so that sums are the same to the last bit.
+        reverse = (count - number) % 2 == 1
+        y1, y2 = (
+            block.scan(u, start, weights=int(back) ^ strand, reverse=back, reset=True, ws=ws)[0]
+            for back in (reverse, not reverse)
+        )
+        return block.combine(x, u, y1, y2, ws)
+
+    x = model.embed(ids)
+    for number, block in enumerate(model.stack):
+        x = checkpoint(
+            partial(run, block, number), x, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
+        )
+    return model.finish(x)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from lrgenome.errors import DeviceError, UsageError
+from lrgenome.io.resources import available_memory
 from lrgenome.ops.jit import set_threads
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,13 @@ def choose_threads(threads: int | None) -> int:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     set_threads(threads)
     return threads
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that may be taken on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available_memory()
 
 
 def native_bfloat16(device: torch.device) -> bool:

@@ -14,10 +14,10 @@ from lrgenome.io.atomic import os_error_as_output_error
 from lrgenome.io.plot import training_curve
 from lrgenome.models.checkpoint import CONFIG_NAME, load_model, save_model
 from lrgenome.models.hawk import Hawk, build
-from lrgenome.tasks.compute import Compute
+from lrgenome.tasks.compute import Compute, free_memory
 from lrgenome.tasks.progress import Progress
 from lrgenome.training.data import Corpus
-from lrgenome.training.loop import PretrainSettings, fit
+from lrgenome.training.loop import PretrainSettings, choose_recompute, fit, set_precision
 from lrgenome.training.snapshot import last_step, load_weights, snapshots
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ def run(
     no_clobber: bool,
     dry_run: bool,
     save_every: float,
+    recompute: str,
     init: Path | None,
 ) -> None:
     """Train, write the checkpoint folder `output` and in it the log ``log.tsv`` and its plot ``curve.png``."""
@@ -73,9 +74,14 @@ def run(
         with os_error_as_output_error(output):
             output.mkdir(parents=True, exist_ok=True)
         model.to(compute.device)
+        set_precision(model, settings)
+        again = choose_recompute(model, settings, recompute, free_memory(compute.device))
         done = last_step(output) if resume else 0
         with os_error_as_output_error(output), Progress("pretrain", settings.steps, "steps", done=done) as progress:
-            scores = fit(model, corpus, settings, output, resume=resume, save_every=save_every, progress=progress)
+            scores = fit(
+                model, corpus, settings, output,
+                resume=resume, recompute=again, save_every=save_every, progress=progress,
+            )  # fmt: skip
         training = {
             "settings": dataclasses.asdict(settings), "genomes": corpus.fingerprint(), "validation": scores,
             "init": None if init is None else init.name, "torch": torch.__version__,

@@ -9,18 +9,11 @@ from pathlib import Path
 import torch
 
 from lrgenome.engine.runner import Runner
-from lrgenome.io.resources import available_memory, free_disk, scratch_dir
+from lrgenome.io.resources import free_disk, scratch_dir
 from lrgenome.models.checkpoint import LoadedModel, load_model
-from lrgenome.tasks.compute import choose_compute
+from lrgenome.tasks.compute import choose_compute, free_memory
 
 log = logging.getLogger(__name__)
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the bytes that may be taken on the device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return available_memory()
 
 
 def ready(

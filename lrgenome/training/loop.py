@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrgenome.engine.memory import graph_bytes
 from lrgenome.engine.sweep import hidden_states
-from lrgenome.errors import NumericalError, UsageError
+from lrgenome.errors import MemoryLimitError, NumericalError, UsageError
 from lrgenome.models.hawk import Hawk
 from lrgenome.training.data import Corpus, Window, sample_rng
 from lrgenome.training.objective import Masked, corrupt, masked_losses
@@ -24,6 +25,11 @@ from lrgenome.training.snapshot import last_step, load_snapshot, save_snapshot
 log = logging.getLogger(__name__)
 
 LOG_COLUMNS = ("step", "tokens", "train_loss", "lr", "grad_norm", "bp_per_s", "val_loss")
+RECOMPUTE = ("auto", "always", "never")
+CPU_PASS = 16_384
+"""Positions that a CPU takes through the model at once, as far as whole windows allow: more are no faster."""
+_GRAPH_SHARE = 0.6
+"""Part of the free memory from which a graph is too large to be kept whole."""
 _VALIDATION_STEP = (1 << 39) - 1
 """Step number whose random numbers corrupt the validation windows; no run reaches it."""
 
@@ -35,7 +41,7 @@ class PretrainSettings:
     window: int = 12_000
     """Window length, bp."""
     batch_size: int = 8
-    """Windows in memory at once."""
+    """Windows of a batch."""
     accumulate: int = 12
     """Batches per optimizer step; the paper's effective batch is 96."""
     steps: int = 260_417
@@ -92,16 +98,58 @@ class PretrainSettings:
         return self.window * self.batch_size * self.accumulate
 
 
-def batch_loss(model: Hawk, batch: list[tuple[np.ndarray, Masked]], device: torch.device, chunk: int) -> Tensor:
+def batch_loss(
+    model: Hawk, batch: list[tuple[np.ndarray, Masked]], device: torch.device, chunk: int, *, recompute: bool = False
+) -> Tensor:
     """Return the (n,) losses at the targets of a batch of (true ids, corrupted window)."""
     ids = torch.from_numpy(np.stack([m.ids for _, m in batch])).to(device)
     targets = torch.from_numpy(np.stack([m.targets for _, m in batch])).to(device)
     truth = torch.from_numpy(np.stack([t for t, _ in batch])).to(device)
-    hidden = hidden_states(model, ids, chunk=chunk or None)
+    hidden = hidden_states(model, ids, chunk=chunk or None, recompute=recompute)
     return masked_losses(model.logits(hidden[targets]), truth[targets])
 
 
-def gradients(model: Hawk, corpus: Corpus, settings: PretrainSettings, step: int) -> tuple[float, float]:
+def set_precision(model: Hawk, settings: PretrainSettings) -> None:
+    """Choose the dtypes of training: matrix products in that of the settings, residual stream float32."""
+    model.set_compute_dtype(getattr(torch, settings.precision), residual=torch.float32)
+
+
+def windows_at_once(settings: PretrainSettings, device: torch.device) -> int:
+    """Return how many windows of a batch go through the model together."""
+    if device.type != "cpu":
+        return settings.batch_size
+    return min(settings.batch_size, max(1, CPU_PASS // settings.window))
+
+
+def choose_recompute(model: Hawk, settings: PretrainSettings, recompute: str, free: int) -> bool:
+    """Decide whether blocks are run again in the backward pass rather than kept; `free` is in bytes.
+
+    Raises
+    ------
+    MemoryLimitError
+        If one pass does not fit either way.
+    """
+    if recompute not in RECOMPUTE:
+        raise UsageError(f"--recompute: got {recompute!r}, expected one of {', '.join(RECOMPUTE)}")
+    if recompute == "always" and settings.chunk:
+        raise UsageError(f"--recompute always: got --chunk {settings.chunk}, expected 0: it needs whole windows")
+    tokens = windows_at_once(settings, model.embedding.device) * settings.window
+    kept, least = (graph_bytes(model, tokens, recompute=again) for again in (False, True))
+    chosen = recompute == "always" or (recompute == "auto" and not settings.chunk and kept > _GRAPH_SHARE * free)
+    needed = least if chosen else kept
+    if needed > free:
+        raise MemoryLimitError(
+            f"a pass over {tokens:,} bp needs about {needed / 1e9:.1f} GB, free are {free / 1e9:.1f} GB: use a shorter "
+            "--window" + ("" if chosen else ", or --recompute always with --chunk 0")
+        )
+    log.info("%s bp at once, %s: about %.1f GB", f"{tokens:,}", "blocks run again" if chosen else "graph kept",
+             needed / 1e9)  # fmt: skip
+    return chosen
+
+
+def gradients(
+    model: Hawk, corpus: Corpus, settings: PretrainSettings, step: int, *, recompute: bool = False
+) -> tuple[float, float]:
     """Leave the clipped gradients of one step in the model; returns the loss in nats per masked base and their norm."""
     device = model.embedding.device
     model.zero_grad(set_to_none=True)
@@ -114,10 +162,10 @@ def gradients(model: Hawk, corpus: Corpus, settings: PretrainSettings, step: int
             batch.append((ids, corrupt(ids, rng, settings.mask_fraction)))
         batches.append(batch)
     count = sum(int(masked.targets.sum()) for batch in batches for _, masked in batch)
-    total = 0.0
-    for batch in batches:
+    total, most = 0.0, windows_at_once(settings, device)
+    for part in (batch[i : i + most] for batch in batches for i in range(0, len(batch), most)):
         # Divided by the targets of the whole step, so that accumulation equals one large batch.
-        loss = batch_loss(model, batch, device, settings.chunk).sum() / max(1, count)
+        loss = batch_loss(model, part, device, settings.chunk, recompute=recompute).sum() / max(1, count)
         loss.backward()
         total += loss.item()
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip))
@@ -155,6 +203,7 @@ def fit(
     run: Path,
     *,
     resume: bool,
+    recompute: bool = False,
     save_every: float = 300.0,
     progress: object | None = None,
 ) -> dict[str, float]:
@@ -168,6 +217,8 @@ def fit(
         Folder of the run.
     resume
         Continue from the last snapshot in it, if there is one.
+    recompute
+        Run blocks again in the backward pass: the same weights for less memory.
     save_every
         Seconds between snapshots.
     progress
@@ -183,7 +234,7 @@ def fit(
     NumericalError
         When the loss or the gradient is not finite, naming the step.
     """
-    model.set_compute_dtype(getattr(torch, settings.precision), residual=torch.float32)
+    set_precision(model, settings)
     optimizer = build_optimizer(
         model, rate=settings.lr, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay
     )
@@ -203,7 +254,7 @@ def fit(
             for step in range(start, settings.steps):
                 began = time.monotonic()
                 model.train()
-                loss, norm = gradients(model, corpus, settings, step)
+                loss, norm = gradients(model, corpus, settings, step, recompute=recompute)
                 whole = False
                 rate = update(optimizer, settings, step)
                 speed = settings.tokens_per_step / (time.monotonic() - began)

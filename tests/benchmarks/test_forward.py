@@ -9,6 +9,7 @@ import op_times
 import pytest
 import scaling
 import torch
+import training_step
 
 from lrgenome.models import hawk
 from lrgenome.ops.jit import set_threads
@@ -149,3 +150,19 @@ def test_products_and_their_flops_agree():
 def test_a_table_lines_up():
     text = common.table(("name", "value"), [("a", 1.5), ("long name", None), ("b", 12_345)])
     assert text.splitlines() == ["name        value", "a            1.50", "long name       .", "b          12,345"]
+
+
+@pytest.mark.parametrize("recompute", ["never", "always"])
+def test_a_training_step_is_measured_against_three_floors(capsys, recompute):
+    training_step.main(
+        ["--preset", "toy", "--length", "200", "--windows", "3", "--threads", "1", "--repeats", "2",
+         "--recompute", recompute]
+    )  # fmt: skip
+    *text, last = capsys.readouterr().out.splitlines()
+    result = json.loads(last)
+    assert result["recompute"] == (recompute == "always") and "step / limit" in "\n".join(text)
+    assert result["windows_at_once"] == 3 and len(result["all_step_seconds"]) == 2
+    assert result["step_seconds"] == min(result["all_step_seconds"])
+    limit = 3 * min(result["all_floor_seconds"])
+    assert result["fraction_of_limit"] == pytest.approx(limit / result["step_seconds"], rel=1e-3)
+    assert result["bp_per_s"] == pytest.approx(600 / result["step_seconds"], rel=1e-3)

@@ -8,6 +8,7 @@ import torch
 
 from lrgenome import dna
 from lrgenome.config import HawkConfig
+from lrgenome.engine.memory import graph_bytes
 from lrgenome.engine.store import FileStore, GraphStore, MemoryStore
 from lrgenome.engine.sweep import chunk_edges, hidden_states, stream
 from lrgenome.errors import UsageError
@@ -370,6 +371,48 @@ def test_recomputing_what_is_prepared_keeps_gradients():
     torch.cat([part.hidden for part in stream(model, ids, chunk=8, keep_prepared=False)], 1).sum().backward()
     for name, p in model.named_parameters():
         assert furthest(p.grad, expected[name]) < 1e-10, name
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("strand", STRANDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_blocks_that_are_run_again_give_the_same_bits(layers, strand, dtype):
+    model, ids = make(layers, dtype=dtype), windows(23, batch=2)
+    model.set_compute_dtype(dtype, residual=torch.float64 if dtype == torch.float64 else torch.float32)
+    weight = torch.randn(2, 23, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+    kept = gradients(model, ids, 23, weight, strand=strand)
+    again = gradients(model, ids, 23, weight, strand=strand, recompute=True)
+    assert all(torch.equal(again[name], gradient) for name, gradient in kept.items())
+    outputs = [hidden_states(model, ids, strand=strand, recompute=recompute) for recompute in (False, True)]
+    assert torch.equal(*outputs)
+
+
+def test_running_blocks_again_keeps_only_their_inputs():
+    model, ids = make(3, dtype=torch.float32), windows(200, batch=2)
+
+    def kept(recompute: bool) -> int:
+        sizes, weights = {}, {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = hidden_states(model, ids, recompute=recompute)
+        assert out.requires_grad
+        return sum(sizes.values())
+
+    least, most = kept(True), kept(False)
+    assert least == 400 * 16 * 4 * (3 + 1) + 400 * 8 and most > 15 * least
+    # What the plan before a run expects.
+    assert graph_bytes(model, 400, recompute=False) == pytest.approx(most, rel=0.3)
+
+
+def test_running_blocks_again_needs_whole_windows():
+    with pytest.raises(UsageError, match="--recompute: got --chunk 8, expected 0"):
+        hidden_states(make(1), windows(), chunk=8, recompute=True)
 
 
 def test_hidden_states_with_and_without_gradients_agree():

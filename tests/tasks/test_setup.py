@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lrgenome.errors import DeviceError, MemoryLimitError, ModelError, UsageError
-from lrgenome.tasks import setup
+from lrgenome.tasks import compute, setup
 
 OPTIONS = {
     "gpu": None, "device": "cpu", "threads": 1, "precision": "float32", "auto": None, "chunk": None,
@@ -38,12 +38,12 @@ def test_memory_is_asked_for_when_a_window_is_planned(tiny_model, monkeypatch):
 
 
 def test_free_memory_of_the_cpu_is_some():
-    assert setup.free_memory(torch.device("cpu")) > 1 << 20
+    assert compute.free_memory(torch.device("cpu")) > 1 << 20
 
 
 def test_free_memory_of_a_gpu_is_asked_of_its_driver(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (123, 456))
-    assert setup.free_memory(torch.device("cuda:1")) == 123
+    assert compute.free_memory(torch.device("cuda:1")) == 123
 
 
 @pytest.mark.parametrize(

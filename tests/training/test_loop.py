@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from lrgenome.config import HawkConfig
-from lrgenome.errors import NumericalError, UsageError
+from lrgenome.engine.memory import graph_bytes
+from lrgenome.errors import MemoryLimitError, NumericalError, UsageError
 from lrgenome.models.hawk import Hawk, build
 from lrgenome.ops import jit
 from lrgenome.training import loop
@@ -170,6 +171,44 @@ def test_accumulation_and_chunks_leave_the_gradient_alone(corpus, values):
     assert other == pytest.approx(loss, rel=1e-6)  # the loss itself is summed in float32
     for name, gradient in got.items():
         assert (gradient - expected[name]).abs().max() <= 1e-10 * (1 + expected[name].abs().max()), name
+
+
+@pytest.mark.parametrize("most", [1, 64, 128, 1000])
+def test_windows_at_once_leave_the_gradient_alone(corpus, monkeypatch, most):
+    _, expected = wide_gradients(corpus, batch_size=4, accumulate=1)
+    monkeypatch.setattr(loop, "CPU_PASS", most)
+    settings = change(batch_size=4, accumulate=1)
+    assert loop.windows_at_once(settings, torch.device("cpu")) == {1: 1, 64: 1, 128: 2, 1000: 4}[most]
+    assert loop.windows_at_once(settings, torch.device("cuda")) == 4
+    _, got = wide_gradients(corpus, batch_size=4, accumulate=1)
+    for name, gradient in got.items():
+        assert (gradient - expected[name]).abs().max() <= 1e-10 * (1 + expected[name].abs().max()), name
+
+
+def test_running_blocks_again_trains_the_same_weights(corpus, tmp_path):
+    models = []
+    for recompute in (False, True):
+        models.append(build(TINY, seed=0))
+        (tmp_path / str(recompute)).mkdir()
+        fit(models[-1], corpus, change(steps=4), tmp_path / str(recompute), resume=False, recompute=recompute)
+    assert same_weights(*models)
+
+
+def test_blocks_are_run_again_when_memory_is_short(caplog):
+    model, choose = build(TINY, seed=0), loop.choose_recompute
+    kept, least = (graph_bytes(model, 128, recompute=again) for again in (False, True))
+    with caplog.at_level("INFO"):
+        assert not choose(model, SETTINGS, "auto", 10 * kept)
+    assert "128 bp at once, graph kept: about" in caplog.text
+    assert choose(model, SETTINGS, "auto", kept) and choose(model, SETTINGS, "always", 10 * kept)
+    assert not choose(model, SETTINGS, "never", kept + 1)
+    for how, free in (("auto", least - 1), ("always", least - 1), ("never", kept - 1)):
+        with pytest.raises(MemoryLimitError, match=r"a pass over 128 bp needs about .* GB, free are .* GB"):
+            choose(model, SETTINGS, how, free)
+    with pytest.raises(UsageError, match="--recompute always: got --chunk 16, expected 0"):
+        choose(model, change(chunk=16), "always", 10 * kept)
+    with pytest.raises(UsageError, match="--recompute: got 'sometimes', expected one of auto, always, never"):
+        choose(model, SETTINGS, "sometimes", kept)
 
 
 def test_chunked_training_equals_whole_window_training(corpus, tmp_path):
