@@ -19,9 +19,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@
 
-# An oracle for the tests only; its own dependencies (jax among them) are not needed for its torch half.
+# Oracles for the tests only. Of the first, only the torch half is used, which does not need its dependencies (jax).
 $(VENV)/.oracles: $(VENV)/.installed
 	$(BIN)/pip install --quiet --no-deps recurrentgemma==1.0.1
+	$(BIN)/pip install --quiet "transformers>=5,<6"
 	touch $@
 
 demo: $(VENV)/.installed

@@ -11,14 +11,24 @@ RecurrentGemma of `transformers`. Both run left to right; our other direction is
 
 import importlib
 import importlib.util
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import ModuleType
 from typing import Any
 
+import hawk_oracles
 import pytest
 import torch
+from hawk_oracles import (
+    BothWays,
+    copy_weights,
+    of_recurrentgemma,
+    of_transformers,
+    pack_gates,
+    recurrentgemma_block,
+    scrambled,
+    transformers_block,
+)
 from helpers import assert_close, one_thread  # noqa: F401
 from torch import Tensor, nn
 from torch.nn.functional import softplus
@@ -41,48 +51,12 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def recurrentgemma() -> Iterator[ModuleType]:
-    """Its torch half, without the packages' ``__init__``, which would import JAX and a tokenizer."""
     for needed in ("einops", "jaxtyping"):
         pytest.importorskip(needed, reason=f"the recurrentgemma oracle needs {needed}")
-    spec = importlib.util.find_spec("recurrentgemma")
-    if spec is None or not spec.submodule_search_locations:
+    if importlib.util.find_spec("recurrentgemma") is None:
         pytest.skip("needs the oracle: pip install --no-deps recurrentgemma==1.0.1")
-    (folder,) = spec.submodule_search_locations
-    with pytest.MonkeyPatch.context() as patch:
-        for name, path in (("recurrentgemma", folder), ("recurrentgemma.torch", f"{folder}/torch")):
-            package = ModuleType(name)
-            package.__path__ = [path]
-            patch.setitem(sys.modules, name, package)
-        before = set(sys.modules)
-        yield importlib.import_module("recurrentgemma.torch.modules")
-        for name in set(sys.modules) - before:
-            if name.startswith("recurrentgemma"):
-                del sys.modules[name]
-
-
-@pytest.fixture(scope="module")
-def transformers_layer() -> type[nn.Module]:
-    """The residual block of `transformers`' RecurrentGemma."""
-    pytest.importorskip("transformers", reason="the second oracle is transformers' RecurrentGemma")
-    module = importlib.import_module("transformers.models.recurrent_gemma.modeling_recurrent_gemma")
-    return module.RecurrentGemmaDecoderLayer
-
-
-def scrambled(module: nn.Module) -> nn.Module:
-    """Give every parameter a value that matters: as drawn, biases and scales of zero would hide mistakes."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in sorted(module.named_parameters()):
-            noise = torch.randn(parameter.shape, generator=generator)
-            if name.endswith(("a_param", "recurrent_param")):
-                # Radii of 0.9 to 0.999, as drawn by both.
-                radius = 0.9 + 0.099 * torch.rand(parameter.shape, generator=generator)
-                parameter.copy_(torch.log(torch.expm1(-torch.log(radius))))
-            elif parameter.ndim > 1:
-                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
-            else:
-                parameter.copy_(0.3 * noise)
-    return module
+    with hawk_oracles.recurrentgemma_modules() as modules:
+        yield modules
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -108,11 +82,6 @@ def compare(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
 
 def leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().clone().requires_grad_()
-
-
-def pack_gates(weights: tuple[Tensor, Tensor], biases: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Their two block-diagonal layers, input gate first, as our (h, w, 2w) weight and (2, e) bias."""
-    return torch.cat(weights, -1), torch.stack([bias.flatten() for bias in biases])
 
 
 def oriented(reverse: bool) -> Callable[[Tensor], Tensor]:
@@ -179,73 +148,10 @@ def test_conv_one_position_after_the_halo(recurrentgemma: ModuleType, name: str)
     assert torch.equal(next_halo(x, halo, reverse=False), cache)
 
 
-def of_recurrentgemma(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name and shape what belongs to the parameters of their residual block as those of ours."""
-    gate_weight, gate_bias = pack_gates(
-        tuple(values[f"recurrent_block.rg_lru.{gate}.w"] for gate in ("input_gate", "a_gate")),
-        tuple(values[f"recurrent_block.rg_lru.{gate}.b"] for gate in ("input_gate", "a_gate")),
-    )
-    up = values["mlp_block.ffw_up.w"]
-    return {
-        "mixer_norm": values["temporal_pre_norm.scale"],
-        "in_branch_weight": values["recurrent_block.linear_x.weight"],
-        "in_branch_bias": values["recurrent_block.linear_x.bias"],
-        "in_gate_weight": values["recurrent_block.linear_y.weight"],
-        "in_gate_bias": values["recurrent_block.linear_y.bias"],
-        "conv_weight": values["recurrent_block.conv_1d.w"],
-        "conv_bias": values["recurrent_block.conv_1d.b"],
-        "gate_weight": gate_weight,
-        "gate_bias": gate_bias,
-        "a_param": values["recurrent_block.rg_lru.a_param"],
-        "out_weight": values["recurrent_block.linear_out.weight"],
-        "out_bias": values["recurrent_block.linear_out.bias"],
-        "mlp_norm": values["channel_pre_norm.scale"],
-        "up_weight": torch.cat([up[0].t(), up[1].t()]),
-        "up_bias": values["mlp_block.ffw_up.b"].flatten(),
-        "down_weight": values["mlp_block.ffw_down.weight"],
-        "down_bias": values["mlp_block.ffw_down.bias"],
-    }
-
-
-def of_transformers(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name and shape what belongs to the parameters of their residual block as those of ours."""
-    gate_weight, gate_bias = pack_gates(
-        tuple(values[f"temporal_block.rg_lru.{gate}_gate_weight"] for gate in ("input", "recurrent")),
-        tuple(values[f"temporal_block.rg_lru.{gate}_gate_bias"] for gate in ("input", "recurrent")),
-    )
-    return {
-        "mixer_norm": values["temporal_pre_norm.weight"],
-        "in_branch_weight": values["temporal_block.linear_x.weight"],
-        "in_branch_bias": values["temporal_block.linear_x.bias"],
-        "in_gate_weight": values["temporal_block.linear_y.weight"],
-        "in_gate_bias": values["temporal_block.linear_y.bias"],
-        "conv_weight": values["temporal_block.conv_1d.weight"][:, 0].t(),
-        "conv_bias": values["temporal_block.conv_1d.bias"],
-        "gate_weight": gate_weight,
-        "gate_bias": gate_bias,
-        "a_param": values["temporal_block.rg_lru.recurrent_param"],
-        "out_weight": values["temporal_block.linear_out.weight"],
-        "out_bias": values["temporal_block.linear_out.bias"],
-        "mlp_norm": values["channel_pre_norm.weight"],
-        "up_weight": torch.cat([values[f"mlp_block.{half}_proj.weight"] for half in ("gate", "up")]),
-        "up_bias": torch.cat([values[f"mlp_block.{half}_proj.bias"] for half in ("gate", "up")]),
-        "down_weight": values["mlp_block.down_proj.weight"],
-        "down_bias": values["mlp_block.down_proj.bias"],
-    }
-
-
 def our_block(weights: Mapping[str, Tensor], direction: int) -> tuple[HawkBlock, dict[str, Tensor]]:
     """A block with the given weights in one direction, and the parameters that got them by name."""
     block = build(CONFIG, seed=1).blocks[0]
-    known = dict(block.named_parameters())
-    mine = {name: known[name] if name in known else known[f"directions.{direction}.{name}"] for name in weights}
-    # Nothing but the other direction is left out.
-    assert len(mine) + len(list(block.directions[1 - direction].parameters())) == len(known)
-    with torch.no_grad():
-        for name, parameter in mine.items():
-            assert parameter.shape == weights[name].shape, name
-            parameter.copy_(weights[name])
-    return block, mine
+    return block, copy_weights(block, weights, direction)
 
 
 def run_one_direction(block: HawkBlock, x: Tensor, *, direction: int) -> tuple[Tensor, DirectionState]:
@@ -285,32 +191,14 @@ def compare_blocks(
 @pytest.mark.parametrize("direction", [0, 1])
 @pytest.mark.parametrize("name", BACKENDS)
 def test_residual_block(recurrentgemma: ModuleType, name: str, direction: int) -> None:
-    theirs = scrambled(
-        recurrentgemma.ResidualBlock(
-            width=CONFIG.width,
-            mlp_expanded_width=CONFIG.mlp_width,
-            num_heads=CONFIG.heads,
-            attention_window_size=1,
-            temporal_block_type=recurrentgemma.common.TemporalBlockType.RECURRENT,
-            lru_width=CONFIG.recurrent_width,
-        )
-    )
+    theirs = scrambled(recurrentgemma_block(recurrentgemma, CONFIG))
     with backend.use(name):
         compare_blocks(theirs, lambda x: theirs(x, positions(T), return_cache=False)[0], of_recurrentgemma, direction)
 
 
 def test_residual_block_goes_on_from_its_state(recurrentgemma: ModuleType) -> None:
     # Their block after a prompt, one position at a time, is ours on the next chunk.
-    theirs = scrambled(
-        recurrentgemma.ResidualBlock(
-            width=CONFIG.width,
-            mlp_expanded_width=CONFIG.mlp_width,
-            num_heads=CONFIG.heads,
-            attention_window_size=1,
-            temporal_block_type=recurrentgemma.common.TemporalBlockType.RECURRENT,
-            lru_width=CONFIG.recurrent_width,
-        )
-    )
+    theirs = scrambled(recurrentgemma_block(recurrentgemma, CONFIG))
     x = draw(B, T, CONFIG.width)
     prompt = T - 7
     with torch.no_grad():
@@ -332,17 +220,30 @@ def test_residual_block_goes_on_from_its_state(recurrentgemma: ModuleType) -> No
 
 
 @pytest.mark.parametrize("direction", [0, 1])
-def test_residual_block_of_transformers(transformers_layer: type[nn.Module], direction: int) -> None:
-    configuration = importlib.import_module("transformers").RecurrentGemmaConfig(
-        num_hidden_layers=1,
-        hidden_size=CONFIG.width,
-        intermediate_size=2 * CONFIG.mlp_width,
-        num_attention_heads=CONFIG.heads,
-        lru_width=CONFIG.recurrent_width,
-        conv1d_width=CONFIG.conv_width,
-        block_types=["recurrent"],
-        vocab_size=CONFIG.vocab,
-    )
-    theirs = scrambled(transformers_layer(configuration, 0))
+def test_residual_block_of_transformers(direction: int) -> None:
+    pytest.importorskip("transformers", reason="the second oracle is transformers' RecurrentGemma")
+    theirs = scrambled(transformers_block(CONFIG))
     run: Callable[..., Any] = partial(theirs, position_ids=positions(T), attention_mask=None, use_cache=False)
     compare_blocks(theirs, run, of_transformers, direction)
+
+
+@pytest.mark.parametrize("library", ["recurrentgemma", "transformers"])
+def test_both_directions_at_once(request: pytest.FixtureRequest, library: str) -> None:
+    if library == "transformers":
+        pytest.importorskip("transformers", reason="the second oracle is transformers' RecurrentGemma")
+        pair, translate = [transformers_block(CONFIG) for _ in range(2)], of_transformers
+    else:
+        modules = request.getfixturevalue("recurrentgemma")
+        pair, translate = [recurrentgemma_block(modules, CONFIG) for _ in range(2)], of_recurrentgemma
+    one, other = (scrambled(block, seed=seed) for seed, block in enumerate(pair))
+    ours = build(CONFIG, seed=1).blocks[0]
+    copy_weights(ours, translate(dict(other.named_parameters())), 1)
+    copy_weights(ours, translate(dict(one.named_parameters())), 0)
+    x = draw(B, T, CONFIG.width)
+    with torch.no_grad():
+        want = BothWays(one, other)(x)
+        u, start = ours.prepare(x, NO_WORKSPACE), ours.initial_state(B, x.device)
+        y1, y2 = (
+            ours.scan(u, start, weights=k, reverse=k == 1, reset=True, ws=NO_WORKSPACE)[0] for k in (0, 1)
+        )
+        compare({"y": ours.combine(x, u, y1, y2, NO_WORKSPACE)}, {"y": want})
