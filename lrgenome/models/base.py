@@ -6,6 +6,7 @@ docs/streaming.md. Every direction-dependent weight is in ``scan``; the other tw
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -65,6 +66,9 @@ class RecurrentModel(Protocol):
     config: ModelConfig
     compute_dtype: torch.dtype
     residual_dtype: torch.dtype
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """Every weight."""
 
     @property
     def stack(self) -> list[Block]:

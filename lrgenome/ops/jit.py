@@ -86,9 +86,21 @@ FUSES = bool(llvm.get_host_cpu_features().get("fma", True))
 """Whether this CPU multiplies and adds in one rounding (some x86 of before 2013 do not)."""
 
 
+_kernels: list[Any] = []
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a parallel kernel lazily, cached, with the division and overflow semantics of C."""
-    return numba.njit(function, parallel=True, cache=True, error_model="numpy", boundscheck=False)
+    made = numba.njit(function, parallel=True, cache=True, error_model="numpy", boundscheck=False)
+    _kernels.append(made)
+    return made
+
+
+def compiled() -> tuple[int, str]:
+    """Return how many kernels this process compiled, rather than found in the cache, and a folder they went to."""
+    stats = [made.stats for made in _kernels]
+    misses = [(sum(of.cache_misses.values()), of.cache_path) for of in stats]
+    return sum(count for count, _ in misses), next((path for count, path in misses if count), "")
 
 
 def set_threads(threads: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lrgenome.config import ModelConfig, preset
+from lrgenome.engine.warm import compile_kernels
 from lrgenome.errors import OutputExistsError, UsageError
 from lrgenome.io.atomic import os_error_as_output_error
 from lrgenome.io.plot import training_curve
@@ -76,6 +77,7 @@ def run(
         model.to(compute.device)
         set_precision(model, settings)
         again = choose_recompute(model, settings, recompute, free_memory(compute.device))
+        compile_kernels(model, compute.device, backward=True)
         done = last_step(output) if resume else 0
         with os_error_as_output_error(output), Progress("pretrain", settings.steps, "steps", done=done) as progress:
             scores = fit(

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lrgenome.engine.runner import Runner
+from lrgenome.engine.warm import compile_kernels
 from lrgenome.io.resources import free_disk, scratch_dir
 from lrgenome.models.checkpoint import LoadedModel, load_model
 from lrgenome.tasks.compute import choose_compute, free_memory
@@ -34,6 +35,7 @@ def ready(
     loaded = load_model(model)
     log.info("model: %s, sha256 %s", loaded.name, loaded.sha256)
     net = loaded.model.for_inference(compute.dtype).to(compute.device)
+    compile_kernels(net, compute.device)
     folder = scratch_dir(tmpdir)
     runner = Runner(
         net, compute.device, chunk=chunk, transfer=transfer, store=store, tmpdir=folder,

@@ -153,7 +153,7 @@ def interrupted(manifest, tiny_model, out, monkeypatch, *options: object) -> Non
     """Leave a run of 5 steps unfinished after 2."""
     real, calls = loop.gradients, 0
 
-    def stop(*args):
+    def stop(*args, **how):
         nonlocal calls
         calls += 1
         if calls == 3:
@@ -341,3 +341,17 @@ def test_settings_of_the_checkpoint_are_plain_json(manifest, tiny_model, tmp_pat
     text = (tmp_path / "out" / "config.json").read_text()
     assert json.loads(text)["training"]["settings"]["precision"] == "float32"
     assert os.fspath(tmp_path) not in text  # no path of the machine it was trained on
+
+
+@pytest.mark.parametrize("how", ["always", "never"])
+def test_memory_may_be_saved_and_the_weights_are_the_same(manifest, tiny_model, tmp_path, how):
+    run(manifest, "-o", tmp_path / "auto", "--init", tiny_model, "--steps", 3, *FAST)
+    run(manifest, "-o", tmp_path / how, "--init", tiny_model, "--steps", 3, *FAST, "--recompute", how)
+    weights = [list(load_model(tmp_path / name).model.parameters()) for name in ("auto", how)]
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+
+
+def test_memory_that_is_not_there_is_said_before_the_run(manifest, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "free_memory", lambda device: 1_000)
+    result = run(manifest, "-o", tmp_path / "out", "--init", tiny_model, "--steps", 3, *FAST, code=137)
+    assert "needs about" in result.stderr and "--window" in result.stderr
