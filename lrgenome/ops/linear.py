@@ -55,8 +55,8 @@ def _pack(weight: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute x @ weight.T + bias for rows `x` (n, i), weight (o, i), bias (o,), in the dtype of x."""
-    frozen = not (weight.requires_grad or backend.wants_grad(x, bias))
-    # A weight of another dtype would be copied, and packed, for each call.
+    frozen = not (weight.requires_grad or weight.is_inference() or backend.wants_grad(x, bias))
+    # A weight of another dtype would be copied, and packed, for each call; writes to an inference tensor go unseen.
     if frozen and x.device.type == "cpu" and weight.dtype == x.dtype and onednn_multiplies(x.dtype):
         bias = None if bias is None else bias.to(x.dtype)
         result: Tensor = torch.ops.mkldnn._linear_pointwise(x, _pack(weight), bias, "none", [], "")

@@ -60,6 +60,14 @@ def test_a_weight_that_changed_is_packed_again(change: str) -> None:
     assert_close(linear(x, weight, None), x.double() @ weight.double().t(), 1e-6)
 
 
+def test_weights_made_in_inference_mode_are_not_packed() -> None:
+    with torch.inference_mode():
+        weight, x = draw(5, 6), draw(7, 6, seed=1)
+        for _ in range(2):
+            assert_close(linear(x, weight, None), x.double() @ weight.double().t(), 1e-6)
+            weight.mul_(2.0)
+
+
 def test_packed_weights_go_with_their_weights() -> None:
     weight = torch.nn.Parameter(draw(5, 6), requires_grad=False)
     before = len(module._packed)
