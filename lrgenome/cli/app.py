@@ -44,14 +44,19 @@ def guard(command: Callable[..., None]) -> Callable[..., None]:
     def guarded(*args: Any, **kwargs: Any) -> None:
         with stops() as arrived:
             try:
+                arrived.arm()
                 command(*args, **kwargs)
                 with os_error_as_output_error("standard output"):
                     sys.stdout.flush()
+                arrived.forget()
             except BaseException as error:
                 arrived.forget()
                 number = arrived.number(error)
                 if number is not None:
-                    _fail(f"{STOPS[number][1]}; partial output is kept, and --resume continues it", 128 + number)
+                    kind, word = STOPS[number]
+                    # What the signal raised may have come out as something else, or stopping may have failed.
+                    other = "" if isinstance(error, kind) else f" ({type(error).__name__}: {error})"
+                    _fail(f"{word}; partial output is kept, and --resume continues it{other}", 128 + number)
                 _fail_for(error)
                 raise
 
@@ -120,4 +125,7 @@ app.command("score-vcf")(guard(score_vcf.command))
 
 def main() -> None:
     """Run the command line; the entry point of `lrgenome`."""
+    # Closed by the shell (`>&-`), they are None, and every write to them would be an error of its own.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
     app()

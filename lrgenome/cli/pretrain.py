@@ -8,8 +8,8 @@ import typer
 from lrgenome.cli import options as o
 
 
-def _train(help: str) -> typer.models.OptionInfo:
-    return typer.Option(help=help, rich_help_panel="Training")
+def _train(name: str, help: str) -> typer.models.OptionInfo:
+    return typer.Option(help=help, envvar=o.env(name), rich_help_panel="Training")
 
 
 def command(
@@ -41,22 +41,24 @@ def command(
                      rich_help_panel=o.MODEL),
     ] = False,
     window: Annotated[
-        int, typer.Option(parser=o.length, metavar="LENGTH", help="Window length.", rich_help_panel="Training")
+        int,
+        typer.Option(parser=o.length, metavar="LENGTH", help="Window length.", envvar=o.env("window"),
+                     rich_help_panel="Training"),
     ] = "12kbp",  # type: ignore[assignment]
-    batch_size: Annotated[int, _train("Windows in memory at once.")] = 8,
-    accumulate: Annotated[int, _train("Batches per optimizer step.")] = 12,
-    steps: Annotated[int, _train("Optimizer steps.")] = 260_417,
-    warmup: Annotated[int, _train("Steps of linear warm-up.")] = 2_000,
-    lr: Annotated[float, _train("Highest learning rate.")] = 1e-4,
-    lr_min: Annotated[float, _train("Learning rate at both ends.")] = 1e-8,
-    weight_decay: Annotated[float, _train("AdamW's, on matrices only.")] = 0.1,
-    clip: Annotated[float, _train("Largest norm of the gradient.")] = 1.0,
-    mask_fraction: Annotated[float, _train("Share of bases that are targets.")] = 0.15,
-    val_every: Annotated[int, _train("Steps between validations.")] = 1_000,
-    val_windows: Annotated[int, _train("Validation windows per genome.")] = 16,
-    save_every: Annotated[float, _train("Seconds between snapshots.")] = 300.0,
+    batch_size: Annotated[int, _train("batch_size", "Windows of a batch.")] = 8,
+    accumulate: Annotated[int, _train("accumulate", "Batches per optimizer step.")] = 12,
+    steps: Annotated[int, _train("steps", "Optimizer steps.")] = 260_417,
+    warmup: Annotated[int, _train("warmup", "Steps of linear warm-up.")] = 2_000,
+    lr: Annotated[float, _train("lr", "Highest learning rate.")] = 1e-4,
+    lr_min: Annotated[float, _train("lr_min", "Learning rate at both ends.")] = 1e-8,
+    weight_decay: Annotated[float, _train("weight_decay", "AdamW's, on matrices only.")] = 0.1,
+    clip: Annotated[float, _train("clip", "Largest norm of the gradient.")] = 1.0,
+    mask_fraction: Annotated[float, _train("mask_fraction", "Share of bases that are targets.")] = 0.15,
+    val_every: Annotated[int, _train("val_every", "Steps between validations.")] = 1_000,
+    val_windows: Annotated[int, _train("val_windows", "Validation windows per genome.")] = 16,
+    save_every: Annotated[float, _train("save_every", "Seconds between snapshots.")] = 300.0,
     recompute: Annotated[
-        str, _train("Run blocks again in the backward pass, to save memory: auto, always, never.")
+        str, _train("recompute", "Run blocks again in the backward pass, to save memory: auto, always, never.")
     ] = "auto",
     resume: o.Resume = False,
     no_clobber: o.NoClobber = False,

@@ -9,6 +9,7 @@ import _thread
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -30,12 +31,26 @@ STOPS: dict[int, tuple[type[BaseException], str]] = {
 
 
 class Stops:
-    """What arrived while a command ran."""
+    """What arrived while a command ran.
+
+    A handler may run in the middle of anything, a lock's own methods among them, so it only assigns attributes.
+    """
 
     def __init__(self) -> None:
         self._first: int | None = None
         self._raised: BaseException | None = None
-        self._timer: threading.Timer | None = None
+        self._armed = False
+        self._over = False
+
+    def arm(self) -> None:
+        """Raise from now on; what arrived before is raised at once."""
+        self._armed = True
+        if self._first is not None:
+            self.handle(self._first, None)
+
+    def forget(self) -> None:
+        """Raise nothing more."""
+        self._armed = False
 
     def number(self, error: BaseException) -> int | None:
         """Name the signal that `error` comes from, or None."""
@@ -43,11 +58,10 @@ class Stops:
         return self._first if self._first is not None else next(iter(kinds), None)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Raise the exception of the first signal, unless it is under way already."""
+        """Note the first signal, and raise its exception unless it is under way already."""
         if self._first is None:
             self._first = number
-        self._raise_again_later()
-        if not self._under_way():
+        if self._armed and not self._under_way():
             self._raised = STOPS[self._first][0]()
             raise self._raised
 
@@ -57,16 +71,16 @@ class Stops:
             error = error.__context__
         return error is not None
 
-    def _raise_again_later(self) -> None:
-        self.forget()
-        self._timer = threading.Timer(AGAIN_SECONDS, _thread.interrupt_main, [self._first])
-        self._timer.daemon = True
-        self._timer.start()
+    def watch(self) -> None:
+        """Have the exception raised again and again, until the command is over; runs in a thread of its own."""
+        while not self._over:
+            time.sleep(AGAIN_SECONDS)
+            if self._armed and self._first is not None:
+                _thread.interrupt_main(signal.Signals(self._first))
 
-    def forget(self) -> None:
-        """Raise nothing more."""
-        if self._timer is not None:
-            self._timer.cancel()
+    def end(self) -> None:
+        """Let the thread end."""
+        self._armed, self._over = False, True
 
     def unraisable(self, report: Any) -> bool:
         """Tell whether an exception that Python could not raise is ours, which comes again."""
@@ -75,20 +89,25 @@ class Stops:
 
 @contextmanager
 def stops() -> Iterator[Stops]:
-    """Turn SIGINT and SIGTERM into exceptions; one that the process ignores (a background job) stays ignored."""
-    found, hook = Stops(), sys.unraisablehook
+    """Turn SIGINT and SIGTERM into exceptions once `Stops.arm` is called.
+
+    A signal that the process ignores (SIGINT in a background job of a shell) stays ignored.
+    """
+    found, hook, before = Stops(), sys.unraisablehook, {}
 
     def quiet(report: Any) -> None:
         if not found.unraisable(report):
             hook(report)
 
-    heard = [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, found.handle) for number in heard}
-    sys.unraisablehook = quiet
     try:
+        for number in STOPS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, found.handle)
+        sys.unraisablehook = quiet
+        threading.Thread(target=found.watch, name="signals", daemon=True).start()
         yield found
     finally:
-        found.forget()
+        found.end()
         for number, handler in before.items():
             signal.signal(number, handler)
         sys.unraisablehook = hook

@@ -157,7 +157,12 @@ def stream(
                 kept = store.buffer("x", c, (*shape, d), model.residual_dtype, device)
                 x = x if kept is None else kept.copy_(x)
             store.put("x", c, x)
-            u = new.prepare(x, ws)
+            out = None
+            if keep_prepared:
+                branch = store.buffer("branch", c, (*shape, e), dtype, device)
+                gate = store.buffer("gate", c, (*shape, e), dtype, device)
+                out = None if branch is None or gate is None else Prepared(branch, gate)
+            u = new.prepare(x, ws, out)
             y, new_lane.state = new.scan(
                 u, new_lane.enter(first=first), weights=weights, reverse=reverse, reset=first, ws=ws,
                 out=store.buffer("y", c, (*shape, e), dtype, device),

@@ -37,8 +37,8 @@ class Prepared(NamedTuple):
 class Block(Protocol):
     """One residual block of a recurrent model."""
 
-    def prepare(self, x: Tensor, ws: Workspace) -> Prepared:
-        """Compute what both scans and ``combine`` need from the block's input `x` (b, t, d)."""
+    def prepare(self, x: Tensor, ws: Workspace, out: Prepared | None = None) -> Prepared:
+        """Compute what both scans and ``combine`` need from the block's input `x` (b, t, d), in `out` if given."""
 
     def scan(
         self,

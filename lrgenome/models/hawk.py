@@ -84,13 +84,14 @@ class HawkBlock(nn.Module):
         self.down_weight = _normal(d, f, std=math.sqrt(out_variance / f))
         self.down_bias = nn.Parameter(torch.zeros(d))
 
-    def prepare(self, x: Tensor, ws: Workspace) -> Prepared:
+    def prepare(self, x: Tensor, ws: Workspace, out: Prepared | None = None) -> Prepared:
         """Norm and in-projections; see `models.base.Block`."""
         b, t, d = x.shape
         e, dtype, n = self.config.recurrent_width, self.compute_dtype, b * t
         rows = rms_norm(x.reshape(n, d), self.mixer_norm, dtype, out=ws.get("norm", (n, d), dtype, x.device))
-        branch = linear(rows, self.in_branch_weight, self.in_branch_bias)
-        gate = linear(rows, self.in_gate_weight, self.in_gate_bias)
+        flat = (None, None) if out is None else (out.branch.view(n, e), out.gate.view(n, e))
+        branch = linear(rows, self.in_branch_weight, self.in_branch_bias, out=flat[0])
+        gate = linear(rows, self.in_gate_weight, self.in_gate_bias, out=flat[1])
         return Prepared(branch.view(b, t, e), gate.view(b, t, e))
 
     def scan(

@@ -53,8 +53,17 @@ def _pack(weight: Tensor) -> Tensor:
     return found.weight
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute x @ weight.T + bias for rows `x` (n, i), weight (o, i), bias (o,), in the dtype of x."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, out: Tensor | None = None) -> Tensor:
+    """Compute x @ weight.T + bias for rows `x` (n, i), weight (o, i), bias (o,), in the dtype of x.
+
+    `out` (n, o) receives the result, for what is kept for long: kept results that were allocated one by one leave
+    holes between them. It is ignored where autograd is at work.
+    """
+    if out is not None and not backend.wants_grad(x, weight, bias):
+        if x.dtype == torch.float32:
+            return out.copy_(linear(x, weight, bias))
+        weight = weight.to(x.dtype).t()
+        return torch.mm(x, weight, out=out) if bias is None else torch.addmm(bias.to(x.dtype), x, weight, out=out)
     frozen = not (weight.requires_grad or weight.is_inference() or backend.wants_grad(x, bias))
     # A weight of another dtype would be copied, and packed, for each call; writes to an inference tensor go unseen.
     if frozen and x.device.type == "cpu" and weight.dtype == x.dtype and onednn_multiplies(x.dtype):

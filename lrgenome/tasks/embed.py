@@ -150,7 +150,12 @@ def _spans(contig: str, length: int, regions: Regions | None) -> list[tuple[int,
 def _bed_rows(fasta: Fasta, settings: EmbedSettings, alias: dict[str, str] | str) -> Iterator[Row]:
     assert settings.bed is not None
     length: int | None = None
+    stranded = False
     for number, line in enumerate(read_bed(settings.bed), 1):
+        if line.strand == "-" and settings.strand == "forward" and not stranded:
+            stranded = True
+            log.warning("%s, interval %d: column 6 says -, but rows are on the strand of --strand, which is forward",
+                        settings.bed, number)  # fmt: skip
         contig = resolve_contig(line.chrom, fasta.contigs, alias)
         if contig is None:
             raise BedError(f"{settings.bed}, interval {number}: contig {line.chrom!r} is not in {fasta.path.name}")
@@ -270,6 +275,8 @@ def run(
     LrgenomeError
         As the readers, the model and the writer raise it.
     """
+    if str(output) == "-":
+        raise UsageError("-o: got -, expected a file: HDF5 cannot be written to standard output")
     if not dry_run:
         check_writable(output, no_clobber)
     depth = runner.model.config.layers

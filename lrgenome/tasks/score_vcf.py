@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -13,14 +14,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import torch
 
 from lrgenome.engine.runner import Runner
 from lrgenome.errors import SkippedRecordsError, UsageError
 from lrgenome.glossary import format_length
-from lrgenome.io.atomic import atomic_output, check_writable, os_error_as_output_error, partial_path
+from lrgenome.io.atomic import atomic_output, check_writable, is_stream, os_error_as_output_error, partial_path
 from lrgenome.io.fasta import Fasta, read_alias_table
 from lrgenome.io.scores import (
     ScoreJournal,
@@ -183,7 +184,12 @@ def run(
     """
     check_score_suffix(output.path, output.write_index)
     check_writable(output.path, output.no_clobber)
+    piped = is_stream(output.path)
+    if piped and output.path != "-" and not str(output.path).endswith(".tsv"):
+        raise UsageError(f"-o: got {output.path}, a pipe or device, expected its name to end in .tsv")
     if output.summary is not None:
+        if str(output.summary) == "-":
+            raise UsageError("--summary: got -, expected a file: standard output may be the table")
         check_writable(output.summary)
     shard = parse_shard(settings.shard)
     with ExitStack() as stack:
@@ -204,21 +210,22 @@ def run(
         header = header_text(_metadata(loaded, runner, settings, reference), no_version=output.no_version)
         with_header = output.header == "always" or (output.header == "auto" and shard[0] == 1)
         account = Account()
-        if output.path == "-":
-            _write_stdout(header if with_header else "")
+        if output.path == "-" or piped:
+            pipe = sys.stdout.buffer if output.path == "-" else stack.enter_context(open(output.path, "wb"))
+            _write_stream(pipe, header if with_header else "")
             for text in _rows(selected, 0, planner, scorer, account):
-                _write_stdout(text)
+                _write_stream(pipe, text)
         else:
             _write_file(output, header, with_header, source, selected, planner, scorer, account)
         _report(account, selected.total, output)
     return dict(account.statuses)
 
 
-def _write_stdout(text: str) -> None:
+def _write_stream(stream: BinaryIO, text: str) -> None:
     # As bytes, since text of the input that is not UTF-8 goes out as it came in.
-    with os_error_as_output_error("standard output"):
-        sys.stdout.buffer.write(to_bytes(text))
-        sys.stdout.buffer.flush()
+    with os_error_as_output_error("standard output" if stream is sys.stdout.buffer else stream.name):
+        stream.write(to_bytes(text))
+        stream.flush()
 
 
 def _write_file(
@@ -289,10 +296,19 @@ def _metadata(
     metadata: dict[str, object] = {
         "model": loaded.name, "model_sha256": loaded.sha256, "reference": fasta.fingerprint(),
         "context": settings.context, "strand": settings.strand, "check_ref": settings.check_ref,
+        "chrom_alias": _alias_word(settings.chrom_alias),
         "precision": str(runner.model.compute_dtype).removeprefix("torch."), "chunk": runner.chunk,
         "transfer": runner.transfer,
     }  # fmt: skip
     return metadata
+
+
+def _alias_word(alias: str) -> str:
+    """Name the way contigs are matched: auto, none, or a digest of the table."""
+    if alias in ("auto", "none"):
+        return alias
+    table = sorted(read_alias_table(alias).items())
+    return "table-" + hashlib.sha256(repr(table).encode()).hexdigest()[:16]
 
 
 def _report(account: Account, records: int, output: ScoreOutput) -> None:

@@ -30,6 +30,8 @@ CPU_PASS = 16_384
 """Positions that a CPU takes through the model at once, as far as whole windows allow: more are no faster."""
 _GRAPH_SHARE = 0.6
 """Part of the free memory from which a graph is too large to be kept whole."""
+_MOST = 0.9
+"""Part of the free memory that training may be expected to take."""
 _VALIDATION_STEP = (1 << 39) - 1
 """Step number whose random numbers corrupt the validation windows; no run reaches it."""
 
@@ -136,8 +138,9 @@ def choose_recompute(model: Hawk, settings: PretrainSettings, recompute: str, fr
     tokens = windows_at_once(settings, model.embedding.device) * settings.window
     kept, least = (graph_bytes(model, tokens, recompute=again) for again in (False, True))
     chosen = recompute == "always" or (recompute == "auto" and not settings.chunk and kept > _GRAPH_SHARE * free)
-    needed = least if chosen else kept
-    if needed > free:
+    # Besides the graph: gradients, and AdamW's two moments.
+    needed = (least if chosen else kept) + 3 * sum(p.nbytes for p in model.parameters())
+    if needed > _MOST * free:
         raise MemoryLimitError(
             f"a pass over {tokens:,} bp needs about {needed / 1e9:.1f} GB, free are {free / 1e9:.1f} GB: use a shorter "
             "--window" + ("" if chosen else ", or --recompute always with --chunk 0")

@@ -183,7 +183,8 @@ def test_a_signal_that_becomes_another_error_is_still_a_signal(number, code, cap
     with pytest.raises(typer.Exit) as caught:
         guard(load)()
     assert caught.value.exit_code == code
-    assert "partial output is kept" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "partial output is kept" in said and "(ImportError: could not be initialised)" in said
 
 
 def test_an_ignored_signal_stays_ignored():
@@ -194,6 +195,21 @@ def test_an_ignored_signal_stays_ignored():
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("name", ["pretrain", "embed", "score-vcf"])
+def test_every_option_is_an_environment_variable(name):
+    command = typer.main.get_command(app).commands[name]
+    options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
+    assert len(options) > 20
+    assert [p.name for p in options if not p.envvar] == []
+    assert all(p.envvar.startswith("LRGENOME_") for p in options if isinstance(p.envvar, str))
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_standard_streams(closed):
+    done = subprocess.run(["sh", "-c", f"'{sys.executable}' -m lrgenome --version {closed}"], capture_output=True)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr
 
 
 def test_specific_errors_come_before_general_ones():

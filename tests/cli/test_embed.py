@@ -224,3 +224,13 @@ def test_contigs_named_like_regions(lrgenome, shared_data, tmp_path):
     columns, attrs = load(tmp_path / "a.h5")
     assert set(columns["chrom"]) == {name} and columns["end"][-1] == length
     assert (attrs["core"], attrs["halo"]) == (5_120, 1_250)
+
+
+def test_the_strand_of_a_bed_file_is_not_used_and_that_is_said(lrgenome, place):
+    bed = place.folder / "v.bed"
+    bed.write_text("one\t100\t200\ta\t0\t+\none\t100\t200\tb\t0\t-\n")
+    result = lrgenome("embed", place.fasta, "--bed", bed, "-o", place.folder / "o.h5")
+    assert "interval 2: column 6 says -, but rows are on the strand of --strand" in result.stderr
+    assert "column 6" not in lrgenome(
+        "embed", place.fasta, "--bed", bed, "-o", place.folder / "o.h5", "--strand", "reverse"
+    ).stderr

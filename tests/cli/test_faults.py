@@ -92,6 +92,27 @@ def test_a_reader_that_leaves(spawn, place):
     assert process.stderr.read() == b"" and process.wait() == 141
 
 
+def test_a_named_pipe_is_written_and_stays(finish, lrgenome, undisturbed, place):
+    pipe = place.folder / "v.pipe.tsv"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        finish(*place.arguments("score-vcf", out=pipe.name))
+        assert reader.communicate(timeout=60)[0] == undisturbed["score-vcf"]
+    assert pipe.is_fifo() and place.outputs() == []
+    os.mkfifo(place.folder / "v.pipe.vcf")
+    said = lrgenome(*place.arguments("score-vcf", out="v.pipe.vcf"), code=2).stderr
+    assert "a pipe or device, expected its name to end in .tsv" in said
+
+
+def test_a_dash_is_no_file(lrgenome, place, monkeypatch):
+    monkeypatch.chdir(place.folder)
+    said = lrgenome("embed", place.fasta, "-o", "-", code=2).stderr
+    assert "HDF5 cannot be written to standard output" in said
+    said = lrgenome(*place.arguments("score-vcf", "--summary", "-"), code=2).stderr
+    assert "--summary: got -, expected a file" in said
+    assert place.outputs() == []
+
+
 def test_standard_output_that_is_full(finish, place):
     with open("/dev/full", "wb") as full:
         args = ("score-vcf", place.vcf, "-f", place.fasta, "--context", "200", "--strand", "forward", "-q")

@@ -104,6 +104,7 @@ def test_without_resume_a_partial_output_is_replaced(lrgenome, undisturbed, inte
         ("score-vcf", ("--context", "300"), "was made with other settings: got '##context=200', expected"),
         ("score-vcf", ("--strand", "both"), "was made with other settings: got '##strand=forward'"),
         ("score-vcf", ("--chunk", "100"), "was made with other settings: got '##chunk=2048'"),
+        ("score-vcf", ("--chrom-alias", "none"), "was made with other settings: got '##chrom_alias=auto'"),
         ("score-vcf", ("-r", "one:1,000-60,000"), "was it made from another input?"),
         ("embed", ("--context", "4kbp"), "cannot be resumed: its context is 2000, expected 4000"),
         ("embed", ("--layer", "1"), "cannot be resumed: its layer is 2, expected 1"),

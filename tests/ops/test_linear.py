@@ -43,7 +43,9 @@ def test_packed_product_is_the_plain_one(dtype: torch.dtype, biased: bool, n: in
         plain = linear(x, weight.clone().requires_grad_(), bias)
     assert packed.shape == plain.shape == (n, 40) and packed.dtype == plain.dtype == dtype
     assert not packed.is_mkldnn and packed.is_contiguous()
-    for got in (packed, plain):
+    out = torch.full((n, 40), 9.0, dtype=dtype)
+    assert linear(x, weight, bias, out=out).data_ptr() == out.data_ptr()
+    for got in (packed, plain, out):
         assert_close(got, want, 1e-6)
 
 
@@ -70,6 +72,7 @@ def test_weights_made_in_inference_mode_are_not_packed() -> None:
 
 def test_packed_weights_go_with_their_weights() -> None:
     weight = torch.nn.Parameter(draw(5, 6), requires_grad=False)
+    gc.collect()
     before = len(module._packed)
     linear(draw(7, 6), weight, None)
     assert len(module._packed) == before + module.onednn_multiplies(torch.float32)
@@ -126,8 +129,9 @@ def test_gradients_pass_through(which: str) -> None:
     named = {"x": draw(7, 6), "weight": draw(5, 6, seed=1), "bias": draw(5, seed=2)}
     want = linear(**named)
     named[which].requires_grad_()
-    y = linear(**named)
-    assert y.requires_grad
+    out = torch.zeros(7, 5)
+    y = linear(**named, out=out)
+    assert y.requires_grad and not out.any()
     torch.testing.assert_close(y.detach(), want)
 
 
