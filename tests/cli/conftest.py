@@ -36,13 +36,13 @@ def as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("COLUMNS", "200")
     logger, threads = logging.getLogger("lrgenome"), torch.get_num_threads()
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    level, propagate = logger.level, logger.propagate
     yield
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
-    logger.setLevel(level)
-    logger.propagate = propagate
+    # Not as found: a fixture of the session may have run a command before.
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
     set_threads(threads)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 

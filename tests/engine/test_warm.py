@@ -28,7 +28,7 @@ def test_nothing_is_left_to_compile(dtype, backward):
 def test_the_log_says_what_was_compiled(monkeypatch, caplog):
     counts = iter([(3, ""), (8, "/somewhere")])
     monkeypatch.setattr(jit, "compiled", lambda: next(counts))
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="lrgenome"):
         compile_kernels(build(CONFIG, seed=0), torch.device("cpu"))
     assert "compiled 5 CPU kernels in" in caplog.text and "kept for the next run in /somewhere" in caplog.text
 
@@ -36,7 +36,7 @@ def test_the_log_says_what_was_compiled(monkeypatch, caplog):
 def test_what_the_cache_holds_is_not_announced(caplog):
     compile_kernels(build(CONFIG, seed=0), torch.device("cpu"))
     caplog.clear()
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="lrgenome"):
         compile_kernels(build(CONFIG, seed=0), torch.device("cpu"))
     assert not caplog.text
 

@@ -198,7 +198,7 @@ def test_blocks_are_run_again_when_memory_is_short(caplog):
     model, choose = build(TINY, seed=0), loop.choose_recompute
     kept, least = (graph_bytes(model, 128, recompute=again) for again in (False, True))
     fixed = 3 * sum(p.nbytes for p in model.parameters())  # gradients and AdamW's moments
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="lrgenome"):
         assert not choose(model, SETTINGS, "auto", 100 * kept)
     assert "128 bp at once, graph kept: about" in caplog.text
     assert choose(model, SETTINGS, "always", 100 * kept)
