@@ -6,6 +6,7 @@ What the forward pass takes beyond it is norms, convolutions, recurrences, gates
 """
 
 import argparse
+import json
 import os
 import resource
 import time
@@ -94,8 +95,15 @@ class Floor(NamedTuple):
     """For all positions and layers."""
     rows: int
     """Rows at a time."""
-    library: str
+    provider: str
     """One of `LIBRARIES`."""
+
+
+def run(measure: Callable[[Any], dict[str, Any]], report: Callable[[dict[str, Any]], str], options: Any) -> None:
+    """Measure what `options` say; print the report, then the result as one line of JSON."""
+    result = measure(options)
+    print(report(result))
+    print(json.dumps(result))
 
 
 def build_model(name: str, dtype: torch.dtype) -> Hawk:
@@ -172,11 +180,11 @@ def square_rate(size: int, dtype: torch.dtype) -> dict[str, float]:
 class Products:
     """All matrix products of some layers over `rows` rows at a time."""
 
-    def __init__(self, model: Hawk, rows: int, library: str, layers: int) -> None:
+    def __init__(self, model: Hawk, rows: int, provider: str, layers: int) -> None:
         config, dtype = model.config, model.compute_dtype
         d, e, f = config.width, config.recurrent_width, config.mlp_width
         h, w = config.heads, config.head_width
-        self.rows, self.library = rows, library
+        self.rows, self.provider = rows, provider
         self._x = {width: torch.randn(rows, width).to(dtype) for width in {d, e, f}}
         self._out = {width: torch.empty(rows, width, dtype=dtype) for width in {d, e, 2 * f}}
         self._heads = torch.randn(h, rows, w).to(dtype)
@@ -186,7 +194,7 @@ class Products:
             names = ("in_branch", "in_gate", "out", "up", "down")
             dense = [cast(Tensor, getattr(block, name + "_weight")).detach() for name in names]
             gates = [cast(Direction, direction).gate_weight.detach() for direction in block.directions]
-            if library == "onednn":
+            if provider == "onednn":
                 dense = [self._pack(weight) for weight in dense]
                 gates = [[self._pack(head.t().contiguous()) for head in weight] for weight in gates]
             self._layers.append((dense, gates))
@@ -198,7 +206,7 @@ class Products:
 
     def run(self, rows: int) -> float:
         """Run every product once over `rows` rows; return the seconds."""
-        run = self._onednn if self.library == "onednn" else self._torch
+        run = self._onednn if self.provider == "onednn" else self._torch
         start = clock()
         for dense, gates in self._layers:
             for done in range(0, rows, self.rows):
@@ -243,9 +251,9 @@ class FloorMeter:
             if not self._chosen:
                 self._choose()
             scale = self._length / self._sample
-            measured = [Floor(p.run(self._sample) * scale, p.rows, p.library) for p in self._chosen]
+            measured = [Floor(p.run(self._sample) * scale, p.rows, p.provider) for p in self._chosen]
         for floor in measured:
-            self.best_of[floor.library] = min(floor, self.best_of.get(floor.library, floor))
+            self.best_of[floor.provider] = min(floor, self.best_of.get(floor.provider, floor))
         self.rounds.append(min(measured))
         return self.rounds[-1]
 

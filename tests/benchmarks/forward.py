@@ -8,7 +8,6 @@ counts. The peak of resident memory is read after the first forward pass, before
 With ``--profile`` it also says where the time goes (see `op_times`).
 """
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -113,7 +112,7 @@ def measure(options: Any) -> dict[str, Any]:
         "floor_gflops": 1e-9 * flops / floor.seconds,
         "floor_over_square": 1e-9 * flops / floor.seconds / max(squares.values()),
         "floor_rows": floor.rows,
-        "floor_library": floor.library,
+        "floor_library": floor.provider,
         "floor_sampled_rows": min(length, common.SAMPLE),
         "square_gflops_of": squares,
         "floor_bp_per_s_of": {name: length / of.seconds for name, of in meter.best_of.items()},
@@ -209,9 +208,7 @@ def parse(arguments: Sequence[str] | None = None) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    result = measure(parse(arguments))
-    print(report(result))
-    print(json.dumps(result))
+    common.run(measure, report, parse(arguments))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ rank correlation and the largest absolute difference. A table, then one line of 
 
 import argparse
 import csv
-import json
 import subprocess
 import sys
 import tempfile
@@ -85,9 +84,7 @@ def parse(arguments: Sequence[str] | None = None) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    result = measure(parse(arguments))
-    print(report(result))
-    print(json.dumps(result))
+    common.run(measure, report, parse(arguments))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ too, ours in the best precision of this CPU. A table follows, and one line of JS
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -186,9 +185,7 @@ def parse(arguments: Sequence[str] | None = None) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    result = measure(parse(arguments))
-    print(report(result))
-    print(json.dumps(result))
+    common.run(measure, report, parse(arguments))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Steps and floors alternate and the best of each counts. Then come a table and on
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -88,7 +87,7 @@ def measure(options: Any) -> dict[str, Any]:
         "limit_us_per_bp": 3e6 * floor.seconds / positions,
         "fraction_of_limit": 3 * floor.seconds / best.seconds,
         "peak_rss_gb": rss / 1e9,
-        "floor_library": floor.library,
+        "floor_library": floor.provider,
         "floor_rows": floor.rows,
         "system_seconds": best.system,
         "page_faults": best.faults,
@@ -137,9 +136,7 @@ def parse(arguments: Sequence[str] | None = None) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    result = measure(parse(arguments))
-    print(report(result))
-    print(json.dumps(result))
+    common.run(measure, report, parse(arguments))
 
 
 if __name__ == "__main__":

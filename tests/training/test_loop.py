@@ -1,102 +1,18 @@
 """Pre-training: it learns, and neither how it is cut nor how it is stopped changes what it learns."""
 
-import csv
-import dataclasses
-import json
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from small_runs import SETTINGS, TINY, change, outcome, same_weights, table, train
 
-from lrgenome.config import HawkConfig
 from lrgenome.engine.memory import graph_bytes
 from lrgenome.errors import MemoryLimitError, NumericalError, UsageError
-from lrgenome.models.hawk import Hawk, build
-from lrgenome.ops import jit
+from lrgenome.models.hawk import build
 from lrgenome.training import loop
 from lrgenome.training.data import Corpus, sample_rng
-from lrgenome.training.loop import LOG_COLUMNS, PretrainSettings, batch_loss, fit, gradients, trim_log
+from lrgenome.training.loop import LOG_COLUMNS, PretrainSettings, batch_loss, fit, gradients
 from lrgenome.training.objective import corrupt
 from lrgenome.training.snapshot import last_step, snapshots
-
-TINY = HawkConfig(layers=2, width=16, recurrent_width=16, heads=2, mlp_width=24)
-SETTINGS = PretrainSettings(
-    window=64,
-    batch_size=2,
-    accumulate=2,
-    steps=12,
-    warmup=2,
-    lr=1e-2,
-    precision="float32",
-    val_every=5,
-    val_windows=2,
-)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Barriers between threads would cost more than these small sums."""
-    before = torch.get_num_threads(), jit.numba.get_num_threads()
-    jit.set_threads(1)
-    yield
-    torch.set_num_threads(before[0])
-    jit.numba.set_num_threads(before[1])
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory) -> Path:
-    """Two genomes that repeat themselves, with validation regions."""
-    folder = tmp_path_factory.mktemp("genomes")
-    (folder / "a.fa").write_text(">1\n" + "ACGTTGCA" * 200 + "\n")
-    (folder / "b.fa").write_text(">1\n" + "AAACCGT" * 200 + "\n")
-    path = folder / "manifest.tsv"
-    path.write_text(
-        "path\tweight\tname\tholdout\tvalidation\na.fa\t2\tant\t.\t1:1-200\nb.fa\t1\tbee\t1:301-400\t1:1-200\n"
-    )
-    return path
-
-
-@pytest.fixture
-def corpus(manifest):
-    with Corpus(manifest, SETTINGS.window) as made:
-        yield made
-
-
-def change(**values) -> PretrainSettings:
-    return dataclasses.replace(SETTINGS, **values)
-
-
-def train(corpus: Corpus, folder: Path, *, resume: bool = False, weights: int = 0, **values) -> Hawk:
-    """Train the model that the seed `weights` makes; other options are settings, or arguments of `fit`."""
-    save_every, progress = values.pop("save_every", 300.0), values.pop("progress", None)
-    model = build(TINY, seed=weights)
-    folder.mkdir(exist_ok=True)
-    fit(model, corpus, change(**values), folder, resume=resume, save_every=save_every, progress=progress)
-    return model
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    """Rows of the log without the speed."""
-    with open(folder / "log.tsv", newline="") as handle:
-        rows = list(csv.DictReader(handle, delimiter="\t"))
-    for row in rows:
-        assert float(row.pop("bp_per_s")) > 0
-    return rows
-
-
-def outcome(folder: Path) -> tuple[list[dict[str, str]], bytes]:
-    """Return what must not depend on interruptions: the log, and weights with optimizer state."""
-    (last,) = snapshots(folder)
-    return table(folder), (last / "state.safetensors").read_bytes()
-
-
-def same_weights(a: Hawk, b: Hawk) -> bool:
-    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
 def test_it_learns_a_genome_that_repeats_itself(corpus, tmp_path):
@@ -118,9 +34,7 @@ def test_the_log_has_a_row_a_step(corpus, tmp_path):
         if row["val_loss"]:
             mean = (float(row["val_ant"]) + float(row["val_bee"])) / 2
             assert float(row["val_loss"]) == pytest.approx(mean, rel=1e-4)
-    assert float(rows[0]["lr"]) == pytest.approx(5e-3, rel=1e-4) and float(rows[1]["lr"]) == pytest.approx(
-        1e-2
-    )
+    assert float(rows[0]["lr"]) == pytest.approx(5e-3, rel=1e-4) and float(rows[1]["lr"]) == pytest.approx(1e-2)
     assert float(rows[-1]["lr"]) < 1e-3
 
 
@@ -230,10 +144,7 @@ def test_chunked_training_equals_whole_window_training(corpus, tmp_path):
         assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), abs=2e-3)
     # AdamW moves by the sign of the gradient at first, so weights with no gradient to speak of may part.
     far = torch.cat(
-        [
-            (p - q).detach().abs().view(-1)
-            for p, q in zip(whole.parameters(), chunked.parameters(), strict=True)
-        ]
+        [(p - q).detach().abs().view(-1) for p, q in zip(whole.parameters(), chunked.parameters(), strict=True)]
     )
     assert far.quantile(0.99) < 1e-3
 
@@ -308,270 +219,6 @@ def test_windows_without_a_base_to_predict_are_survived(tmp_path):
         values = {"steps": 3, "mask_fraction": 1e-9}
         assert fit(build(TINY, seed=0), corpus, change(**values), tmp_path, resume=False) == {}
     assert {row["train_loss"] for row in table(tmp_path)} == {"0"}
-
-
-# Interruptions.
-
-
-class StopAt:
-    """Stands in for the progress bar: raises after a number of whole steps."""
-
-    def __init__(self, steps: int, error: type[BaseException]) -> None:
-        self.left, self.error = steps, error
-
-    def update(self, count: int) -> None:
-        self.left -= count
-        if not self.left:
-            raise self.error
-
-    def set_postfix_str(self, text: str) -> None:
-        pass
-
-
-class Terminated(BaseException):
-    """As the command line raises on SIGTERM."""
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(manifest, tmp_path_factory) -> tuple[list[dict[str, str]], bytes]:
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    before = torch.get_num_threads(), jit.numba.get_num_threads()
-    jit.set_threads(1)
-    with Corpus(manifest, SETTINGS.window) as corpus:
-        train(corpus, folder)
-    torch.set_num_threads(before[0])
-    jit.numba.set_num_threads(before[1])
-    return outcome(folder)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, Terminated])
-@pytest.mark.parametrize("steps", [1, 7, 12])
-def test_an_interrupted_run_saves_a_snapshot_and_goes_on_exactly(
-    corpus, tmp_path, uninterrupted, error, steps
-):
-    with pytest.raises(error):
-        train(corpus, tmp_path, progress=StopAt(steps, error))
-    assert last_step(tmp_path) == len(table(tmp_path)) == steps
-    train(corpus, tmp_path, resume=True, weights=5)  # the weights come from the snapshot
-    assert outcome(tmp_path) == uninterrupted
-
-
-def raise_in_call(
-    monkeypatch, name: str, number: int, error: type[BaseException], *, after: bool = False
-) -> None:
-    """Make call `number` of a function of the loop end in an error, before or after it has done its work."""
-    real, count = getattr(loop, name), 0
-
-    def wrapped(*args, **kwargs):
-        nonlocal count
-        count += 1
-        if count == number and not after:
-            raise error
-        result = real(*args, **kwargs)
-        if count == number:
-            raise error
-        return result
-
-    monkeypatch.setattr(loop, name, wrapped)
-
-
-@pytest.mark.parametrize("after", [False, True])
-def test_interrupted_inside_a_gradient(corpus, tmp_path, monkeypatch, uninterrupted, after):
-    with monkeypatch.context() as patch:
-        raise_in_call(patch, "gradients", 5, KeyboardInterrupt, after=after)
-        with pytest.raises(KeyboardInterrupt):
-            train(corpus, tmp_path)
-    assert last_step(tmp_path) == len(table(tmp_path)) == 4
-    train(corpus, tmp_path, resume=True)
-    assert outcome(tmp_path) == uninterrupted
-
-
-@pytest.mark.parametrize("name", ["update", "validate"])
-@pytest.mark.parametrize("after", [False, True])
-def test_a_torn_step_is_not_saved(corpus, tmp_path, monkeypatch, uninterrupted, name, after):
-    # The first validation is in step 5; weights and log do not belong together until it is logged.
-    with monkeypatch.context() as patch:
-        raise_in_call(patch, name, 5 if name == "update" else 1, KeyboardInterrupt, after=after)
-        with pytest.raises(KeyboardInterrupt):
-            train(corpus, tmp_path)
-    assert snapshots(tmp_path) == []
-    train(corpus, tmp_path, resume=True)
-    assert outcome(tmp_path) == uninterrupted
-
-
-def test_an_optimizer_stopped_halfway_leaves_the_snapshot_before(
-    corpus, tmp_path, monkeypatch, uninterrupted
-):
-    real, steps = torch.optim.AdamW.step, 0
-
-    def half(self, *args):
-        nonlocal steps
-        steps += 1
-        if steps == 6:
-            with torch.no_grad():
-                self.param_groups[0]["params"][0].zero_()
-            raise KeyboardInterrupt
-        return real(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", half)
-        with pytest.raises(KeyboardInterrupt):
-            train(corpus, tmp_path, save_every=0)
-    assert last_step(tmp_path) == 5
-    train(corpus, tmp_path, resume=True)
-    assert outcome(tmp_path) == uninterrupted
-
-
-def test_interrupted_while_a_snapshot_is_written(corpus, tmp_path, monkeypatch, uninterrupted):
-    real, calls = os.rename, 0
-
-    def stop_once(*args):
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", stop_once)
-        with pytest.raises(KeyboardInterrupt):
-            train(corpus, tmp_path, save_every=0)
-    assert last_step(tmp_path) == len(table(tmp_path)) == 4  # written again on the way out
-    train(corpus, tmp_path, resume=True)
-    assert outcome(tmp_path) == uninterrupted
-
-
-def test_a_failure_is_no_interruption(corpus, tmp_path):
-    with pytest.raises(RuntimeError):
-        train(corpus, tmp_path, progress=StopAt(3, RuntimeError))
-    assert snapshots(tmp_path) == [] and len(table(tmp_path)) == 3
-
-
-def test_resuming_a_finished_run_only_validates(corpus, tmp_path, uninterrupted):
-    model = train(corpus, tmp_path)
-    again = train(corpus, tmp_path, resume=True, weights=3)
-    assert same_weights(model, again) and outcome(tmp_path) == uninterrupted
-    scores = fit(build(TINY, seed=1), corpus, SETTINGS, tmp_path, resume=True)
-    last = table(tmp_path)[-1]
-    assert {f"val_{name}": f"{score:.6g}" for name, score in scores.items()} == {
-        name: last[name] for name in ("val_ant", "val_bee")
-    }
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"lr": 2e-2}, "settings.lr was 0.01, is now 0.02"),
-        ({"steps": 13}, "settings.steps was 12, is now 13"),
-        ({"seed": 1}, "settings.seed was 0, is now 1"),
-        ({"precision": "bfloat16"}, "settings.precision was 'float32', is now 'bfloat16'"),
-    ],
-)
-def test_resuming_with_other_settings_names_them(corpus, tmp_path, values, message):
-    with pytest.raises(KeyboardInterrupt):
-        train(corpus, tmp_path, progress=StopAt(3, KeyboardInterrupt))
-    log = (tmp_path / "log.tsv").read_text()
-    with pytest.raises(UsageError) as caught:
-        train(corpus, tmp_path, resume=True, **values)
-    assert message in str(caught.value)
-    assert last_step(tmp_path) == 3 and (tmp_path / "log.tsv").read_text() == log
-
-
-def test_resuming_with_another_model_or_other_data_names_it(corpus, manifest, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        train(corpus, tmp_path, progress=StopAt(3, KeyboardInterrupt))
-    deeper = build(dataclasses.replace(TINY, layers=3), seed=0)
-    with pytest.raises(UsageError, match=r"model\.layers was 2, is now 3"):
-        fit(deeper, corpus, SETTINGS, tmp_path, resume=True)
-    other = manifest.with_name("other.tsv")
-    other.write_text(manifest.read_text().replace("1:301-400", "1:301-401"))
-    with Corpus(other, SETTINGS.window) as changed, pytest.raises(UsageError, match="data was"):
-        train(changed, tmp_path, resume=True)
-
-
-def test_trim_log(tmp_path):
-    log, columns = tmp_path / "log.tsv", ("step", "loss", "val")
-    trim_log(log, columns, 0)
-    assert log.read_text() == "step\tloss\tval\n"
-    log.write_text("step\tloss\tval\n1\t3.5\t\n2\t3.25\t3\n3\t3\t\n4\t2.9")  # the last row was cut short
-    trim_log(log, columns, 4)
-    assert log.read_text() == "step\tloss\tval\n1\t3.5\t\n2\t3.25\t3\n3\t3\t\n"
-    trim_log(log, columns, 2)
-    assert log.read_text() == "step\tloss\tval\n1\t3.5\t\n2\t3.25\t3\n"
-    assert [p.name for p in tmp_path.iterdir()] == ["log.tsv"]
-
-
-# A process that is killed at random and started again, until it is done. Imports are paid for once: each life
-# is a fork made before any thread exists.
-LIVES = """
-import json, os, random, signal, sys, time
-from pathlib import Path
-import torch
-from lrgenome.ops import jit
-from lrgenome.training.data import Corpus
-from lrgenome.training.loop import PretrainSettings, fit
-from lrgenome.config import HawkConfig
-from lrgenome.models.hawk import build
-
-manifest, run, settings, config, kills, seed = sys.argv[1:]
-settings, config = PretrainSettings(**json.loads(settings)), HawkConfig(**json.loads(config))
-run, chance = Path(run), random.Random(int(seed))
-weight = torch.nn.Parameter(torch.zeros(1))
-weight.grad = torch.zeros(1)
-torch.optim.AdamW([weight]).step()  # imports much
-
-def live():
-    jit.set_threads(1)
-    with Corpus(manifest, settings.window) as corpus:
-        fit(build(config, seed=0), corpus, settings, run, resume=True, save_every=chance.choice([0.0, 0.02]))
-
-def rows():
-    log = run / "log.tsv"
-    return len(log.read_text().splitlines()) if log.is_file() else 0
-
-done = 0
-while True:
-    chance.random()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            live()
-            code = 0
-        finally:
-            os._exit(code)
-    if done < int(kills):
-        before, patience = rows(), time.monotonic() + 60
-        while rows() in (0, 1, before) and time.monotonic() < patience and not os.waitid(
-            os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT
-        ):
-            time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.06))
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        done += 1
-        print("killed", rows() - 1, flush=True)
-    else:
-        sys.exit(os.waitstatus_to_exitcode(status))
-"""
-
-
-def test_a_run_that_is_killed_again_and_again_ends_the_same(manifest, tmp_path, corpus):
-    values, seed = {"steps": 150}, time.time_ns() % 10**9
-    train(corpus, tmp_path / "whole", **values)
-    run = tmp_path / "killed"
-    run.mkdir()
-    arguments = [
-        str(manifest), str(run), json.dumps(dataclasses.asdict(change(**values))),
-        json.dumps(TINY.to_json()), "4", str(seed),
-    ]  # fmt: skip
-    finished = subprocess.run(
-        [sys.executable, "-c", LIVES, *arguments], capture_output=True, text=True, timeout=240, check=False
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("killed") >= 3, finished.stdout
-    assert outcome(run) == outcome(tmp_path / "whole"), f"seed {seed}, {finished.stdout}"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What every baseline can do."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from lrgenome import dna
 from lrgenome.dna import IdArray
 
 
-class Baseline:
+class Baseline(ABC):
     """A model that is fitted to counts and tuned on validation: `fit`, `tune`, `probabilities`, `losses`."""
 
     strands: int = 2
@@ -32,17 +33,17 @@ class Baseline:
         """Validation loss of the chosen order, nats/bp."""
         return self.orders[self.order]
 
+    @abstractmethod
     def fit(self, sequences: Sequence[IdArray]) -> Self:
         """Count the k-mers of the training sequences, each (t,) uint8 token ids."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tune(self, validation: IdArray) -> Self:
         """Fit weights and choose the order on (t,) uint8 token ids that `fit` never saw."""
-        raise NotImplementedError
 
+    @abstractmethod
     def probabilities(self, ids: IdArray) -> FloatArray:
         """Return p(A), p(C), p(G), p(T) at each position given its context, (t, 4) float32."""
-        raise NotImplementedError
 
     def losses(self, ids: IdArray) -> FloatArray:
         """Return -ln p of the base at each position, (t,) float32 in nats, NaN where the base is N."""

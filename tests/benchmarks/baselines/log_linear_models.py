@@ -1,5 +1,6 @@
 """Models that multiply powers of a Markov chain's probabilities, with exponents fitted to validation."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import numba
@@ -130,9 +131,9 @@ class LogLinearModel(Baseline):
         self.weights = fitted[self.order]
         return self
 
+    @abstractmethod
     def scores(self, ids: IdArray, at: npt.NDArray[np.int64]) -> FloatArray:
         """Scores of each base at the positions ``at``, from `order` bases either side, (n, 4, f) float32."""
-        raise NotImplementedError
 
 
 @numba.njit(cache=True)
