@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from lrgenome.engine.chunking import default_chunk
 from lrgenome.engine.memory import Plan, plan
 from lrgenome.engine.store import FileStore, MemoryStore, Store
 from lrgenome.engine.sweep import TRANSFERS, Chunk, stream
@@ -19,8 +20,6 @@ from lrgenome.ops.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-CPU_CHUNK = 2_048
-GPU_CHUNK = 100_000
 _INDEX_LIMIT = 2**31 - 1
 
 
@@ -34,7 +33,7 @@ class Runner:
     device
         Where it is.
     chunk
-        Positions at a time; default by device.
+        Positions at a time; default by model and device, see `chunking`.
     transfer
         One of `sweep.TRANSFERS`.
     store
@@ -60,7 +59,7 @@ class Runner:
         if transfer not in TRANSFERS:
             raise UsageError(f"--transfer: got {transfer!r}, expected one of {', '.join(TRANSFERS)}")
         self.model, self.device, self.transfer = model, device, transfer
-        self.chunk = chunk or (CPU_CHUNK if device.type == "cpu" else GPU_CHUNK)
+        self.chunk = chunk or default_chunk(model, device.type)
         self._store_kind, self._tmpdir = store, tmpdir
         self._free_ram, self._free_disk = free_ram, free_disk
         self._plans: dict[tuple[int, int], Plan] = {}

@@ -88,3 +88,6 @@ class RecurrentModel(Protocol):
 
     def scan_width(self) -> int:
         """Values per position in a scan's y."""
+
+    def widest_step(self) -> int:
+        """Values per position that the widest product reads and writes."""

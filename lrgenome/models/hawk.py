@@ -199,6 +199,10 @@ class Hawk(nn.Module):
         """Values per position in a scan's y."""
         return self.config.recurrent_width
 
+    def widest_step(self) -> int:
+        """Values per position that the widest product, the MLP's first, reads and writes."""
+        return self.config.width + 2 * self.config.mlp_width
+
 
 def build(config: HawkConfig, *, seed: int | None = None) -> Hawk:
     """Make a Hawk with fresh weights; with `seed`, the same ones each time, global random state untouched."""

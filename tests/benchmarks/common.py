@@ -284,7 +284,7 @@ def common_options(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--preset", choices=MODELS, default="hawk-50m", help="model (%(default)s)")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--chunk", type=length_option, default=1024, help="positions at a time (%(default)s)")
+    parser.add_argument("--chunk", type=length_option, help="positions at a time (as the commands choose it)")
     parser.add_argument("--store", choices=("ram", "disk"), default="ram", help="between sweeps (%(default)s)")
     parser.add_argument("--tmpdir", help="folder of the disk store; default the system's")
     parser.add_argument("--no-keep-prepared", dest="keep_prepared", action="store_false", help="prepare twice")

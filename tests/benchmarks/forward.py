@@ -17,6 +17,7 @@ import op_times
 import torch
 from common import Usage
 
+from lrgenome.engine.chunking import default_chunk
 from lrgenome.engine.store import Store
 from lrgenome.engine.sweep import stream
 from lrgenome.io.resources import peak_rss
@@ -74,7 +75,7 @@ def measure(options: Any) -> dict[str, Any]:
     common.choose_clock(options.clock)
     dtype = _dtype(options.precision)
     model = common.build_model(options.preset, dtype)
-    length, chunk = options.length, min(options.chunk, options.length)
+    length, chunk = options.length, min(options.chunk or default_chunk(model, "cpu"), options.length)
     meter = common.FloorMeter(model, length)
     squares: dict[str, float] = {}
     passes: list[Usage] = []

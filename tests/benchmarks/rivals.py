@@ -35,6 +35,7 @@ from hawk_oracles import (
 from torch import Tensor, nn
 
 from lrgenome.config import HawkConfig
+from lrgenome.engine.chunking import default_chunk
 from lrgenome.engine.sweep import Chunk, stream
 from lrgenome.models.hawk import Hawk, build
 from lrgenome.ops.jit import set_threads
@@ -49,14 +50,14 @@ class Layer:
     """Our layer: the first block of a model of two, streamed, so that its output is raw."""
 
     def __init__(
-        self, config: HawkConfig, weights: Sequence[dict[str, Tensor]], dtype: torch.dtype, chunk: int
+        self, config: HawkConfig, weights: Sequence[dict[str, Tensor]], dtype: torch.dtype, chunk: int | None
     ) -> None:
         self._model: Hawk = build(config, seed=0)
         # Right to left first: what both directions share is that of the first.
         for direction, of in reversed(list(enumerate(weights))):
             copy_weights(self._model.blocks[0], of, direction)  # type: ignore[arg-type]
         self._model.for_inference(dtype)
-        self._chunk, self._workspace = chunk, Workspace()
+        self.chunk, self._workspace = chunk or default_chunk(self._model, "cpu"), Workspace()
 
     @property
     def embedding(self) -> Tensor:
@@ -73,7 +74,7 @@ class Layer:
         return torch.cat([part.hidden.float().clone() for part in self._stream(ids)], 1)
 
     def _stream(self, ids: Tensor) -> Iterator[Chunk]:
-        return stream(self._model, ids, chunk=self._chunk, layers=1, workspace=self._workspace)
+        return stream(self._model, ids, chunk=self.chunk, layers=1, workspace=self._workspace)
 
 
 def pairs(config: HawkConfig) -> dict[str, Callable[[], tuple[BothWays, list[dict[str, Tensor]]]]]:
@@ -103,6 +104,7 @@ def measure(options: Any) -> dict[str, Any]:
     best = torch.bfloat16 if native_bfloat16(torch.device("cpu")) else torch.float32
     calls: dict[str, Callable[[], object]] = {}
     differences: dict[str, float] = {}
+    chunks: dict[str, int] = {}
     for name, make in pairs(config).items():
         rival, weights = make()
         rival.eval().requires_grad_(False)
@@ -112,6 +114,7 @@ def measure(options: Any) -> dict[str, Any]:
         with torch.inference_mode():
             want = rival(x)
             for dtype, layer in ours.items():
+                chunks[_word(dtype)] = layer.chunk
                 off = float((layer.output(ids) - want).abs().max() / want.abs().max())
                 differences[f"{name} {_word(dtype)}"] = off
                 if not off <= AGREE[dtype]:
@@ -134,7 +137,7 @@ def measure(options: Any) -> dict[str, Any]:
         "preset": options.preset,
         "length": options.length,
         "threads": options.threads,
-        "chunk": options.chunk,
+        "chunk": chunks,
         "us_per_bp": us,
         "equal_float32": {name: us[f"{name} float32"] / us["ours float32"] for name in pairs(config)},
         "best_over_default": {name: us[f"{name} float32"] / us[f"ours {_word(best)}"] for name in pairs(config)},
@@ -161,7 +164,7 @@ def report(r: dict[str, Any]) -> str:
     """Write a result as a table."""
     rows = [(name, us, r["us_per_bp"]["ours float32"] / us) for name, us in r["us_per_bp"].items()]
     lines = [
-        f"one bidirectional layer of {r['preset']}  {r['length']:,} bp  {r['threads']} threads  chunk {r['chunk']:,}",
+        f"one bidirectional layer of {r['preset']}  {r['length']:,} bp  {r['threads']} threads  chunks {r['chunk']}",
         common.table(("", "us/bp", "speed of ours in float32"), rows),
     ]
     for name in r["equal_float32"]:
@@ -177,7 +180,7 @@ def parse(arguments: Sequence[str] | None = None) -> Any:
     parser = argparse.ArgumentParser(description="Our layers against those of other libraries.")
     parser.add_argument("--preset", choices=common.MODELS, default="hawk-50m", help="shape (%(default)s)")
     parser.add_argument("--length", type=common.length_option, default=12_000, help="window, bp (%(default)s)")
-    parser.add_argument("--chunk", type=common.length_option, default=1024, help="positions at a time (%(default)s)")
+    parser.add_argument("--chunk", type=common.length_option, help="positions at a time (as the commands choose it)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="(%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="rounds that count (%(default)s)")
     return parser.parse_args(arguments)

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from lrgenome.engine import runner as module
-from lrgenome.engine.runner import CPU_CHUNK, GPU_CHUNK, Runner
+from lrgenome.engine.chunking import GPU_CHUNK, default_chunk
+from lrgenome.engine.runner import Runner
 from lrgenome.engine.store import FileStore, MemoryStore
 from lrgenome.engine.sweep import hidden_states
 from lrgenome.errors import MemoryLimitError, OutputError, UsageError
@@ -85,8 +86,8 @@ def test_gradients_stay_on_in_the_caller(make):
         assert torch.is_grad_enabled() and not part.hidden.requires_grad
 
 
-def test_the_chunk_is_chosen_by_device(make):
-    assert make().chunk == CPU_CHUNK
+def test_the_chunk_is_chosen_by_device(make, model):
+    assert make().chunk == default_chunk(model, "cpu")
     assert make(torch.device("cuda:0")).chunk == GPU_CHUNK
     assert make(torch.device("cuda:0"), chunk=5).chunk == 5
 
