@@ -22,6 +22,7 @@ $(VENV)/.installed: pyproject.toml
 # Oracles for the tests only. Of the first, only the torch half is used, which does not need its dependencies (jax).
 $(VENV)/.oracles: $(VENV)/.installed
 	$(BIN)/pip install --quiet --no-deps recurrentgemma==1.0.1
+	$(BIN)/pip install --quiet --no-deps mambapy==1.2.0
 	$(BIN)/pip install --quiet "transformers>=5,<6"
 	touch $@
 

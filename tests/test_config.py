@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from lrgenome.config import PRESETS, HawkConfig, config_from_json, preset
+from lrgenome.config import PRESETS, CaduceusConfig, HawkConfig, NucleotideTransformerConfig, config_from_json, preset
 from lrgenome.errors import UsageError
 
 TINY = {"layers": 2, "width": 8, "recurrent_width": 12, "heads": 3, "mlp_width": 16}
@@ -39,6 +39,55 @@ def test_the_default_model_is_small():
     assert count_by_hand(config) == config.parameters
     assert 2_000_000 < config.parameters < 4_000_000
     assert config.half_life_max == 12_000
+
+
+def test_caduceus_has_its_published_sizes():
+    def by_hand(d: int, layers: int, n: int = 16) -> int:
+        e, r = 2 * d, -(-d // 16)
+        one_direction = 4 * e + e + e * (r + 2 * n) + (r * e + e) + e * n + e
+        return 16 * d + layers * (d + d * 2 * e + e * d + 2 * one_direction) + d
+
+    for name, expected in (("caduceus-7.7m", 7_725_312), ("caduceus-50m", 50_480_000)):
+        config = preset(name)
+        assert by_hand(config.width, config.layers) == config.parameters == expected
+        assert preset(name + "-ps").parameters == expected and preset(name + "-ps").equivariant
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 0}, "width: got 0"),
+        ({"equivariant": 1}, "equivariant: got 1, expected true or false"),
+        ({"crossed_end": True}, "crossed_end: got true"),
+        ({"dt_rank": -1}, "dt_rank: got -1"),
+        ({"dt_min": 0.0}, "dt_min, dt_max: got (0.0, 0.1)"),
+        ({"dt_min": 0.2}, "dt_min, dt_max: got (0.2, 0.1)"),
+        ({"dt_max": float("nan")}, "dt_min, dt_max"),
+        ({"conv_width": 1}, "conv_width: got 1"),
+        ({"vocab": 12}, "vocab: got 12"),
+        ({"family": "hawk"}, "family: got 'hawk', expected 'caduceus'"),
+    ],
+)
+def test_impossible_settings_of_a_caduceus(change, message):
+    with pytest.raises(UsageError) as caught:
+        CaduceusConfig(**{"layers": 2, "width": 8, **change})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"heads": 3}, "heads: got 3, expected a divisor of width 8"),
+        ({"heads": 8}, "heads: got 8, expected a divisor of width 8 that leaves heads of an even width"),
+        ({"vocab": 4106}, "vocab: got 4106, expected at least 4107"),
+        ({"kmers": "yes"}, "kmers: got 'yes'"),
+        ({"max_tokens": 0}, "max_tokens: got 0"),
+    ],
+)
+def test_impossible_settings_of_a_nucleotide_transformer(change, message):
+    with pytest.raises(UsageError) as caught:
+        NucleotideTransformerConfig(**{"layers": 1, "width": 8, "heads": 2, "mlp_width": 16, **change})
+    assert message in str(caught.value)
 
 
 def test_unknown_preset_lists_the_known():
@@ -94,6 +143,9 @@ def test_impossible_settings(change, message):
         ([TINY], "got list, expected an object"),
         ({**TINY, "depth": 3, "breadth": 1}, "unknown breadth, depth"),
         ({"layers": 2, "width": 8}, "missing heads, mlp_width, recurrent_width"),
+        ({**TINY, "family": "mamba"}, "family: got 'mamba', expected one of hawk, caduceus, nucleotide-transformer"),
+        ({**TINY, "family": ["hawk"]}, "family: got ['hawk']"),
+        ({"family": "caduceus", "layers": 2}, "missing width"),
         ({**TINY, "width": "8"}, "width: got '8'"),
     ],
 )

@@ -62,6 +62,7 @@ def command(
         str,
         typer.Option(help="forward, reverse or both (their mean).", envvar=o.env("strand"), rich_help_panel=o.MODEL),
     ] = "forward",
+    length_extension: o.LengthExtension = "none",
     gpu: o.Gpu = None,
     device: o.Device = None,
     threads: o.Threads = None,
@@ -88,7 +89,7 @@ def command(
     )  # fmt: skip
     loaded, runner = ready(
         model, gpu=gpu, device=device, threads=threads, precision=precision, auto=None, chunk=chunk,
-        transfer=transfer, store=store, tmpdir=tmpdir,
+        transfer=transfer, store=store, tmpdir=tmpdir, extension=length_extension, offline=offline,
     )  # fmt: skip
     with runner:
         task.run(

@@ -69,8 +69,13 @@ DryRun = Annotated[
 # --- Model
 Model = Annotated[
     Path | None,
-    typer.Option("--model", "-m", help="Checkpoint folder; default the embedded model.", envvar=env("model"),
-                 rich_help_panel=MODEL),
+    typer.Option("--model", "-m", help="Checkpoint folder, a downloaded snapshot of published weights, or "
+                 "hf:ORG/NAME[@REVISION]; default the embedded model.", envvar=env("model"), rich_help_panel=MODEL),
+]  # fmt: skip
+LengthExtension = Annotated[
+    str,
+    typer.Option(help="Of transformers, for windows longer than those trained on: none, pi (position interpolation), "
+                 "ntk, yarn or self-extend.", envvar=env("length_extension"), rich_help_panel=MODEL),
 ]  # fmt: skip
 
 # --- Compute

@@ -7,6 +7,8 @@ import typer
 
 from lrgenome.cli import options as o
 
+_PRESETS = "Shape: hawk-mini, hawk-50m, caduceus-7.7m(-ps), caduceus-50m(-ps) or nt-v2-50m."
+
 
 def _train(name: str, help: str) -> typer.models.OptionInfo:
     return typer.Option(help=help, envvar=o.env(name), rich_help_panel="Training")
@@ -23,7 +25,7 @@ def command(
                      rich_help_panel=o.OUTPUT),
     ],
     preset: Annotated[
-        str, typer.Option(help="hawk-50m or hawk-mini.", envvar=o.env("preset"), rich_help_panel=o.MODEL)
+        str, typer.Option(help=_PRESETS, envvar=o.env("preset"), rich_help_panel=o.MODEL)
     ] = "hawk-mini",
     init: Annotated[
         Path | None,
@@ -90,7 +92,7 @@ def command(
         weight_decay=weight_decay, clip=clip, mask_fraction=mask_fraction, val_every=val_every,
         val_windows=val_windows, seed=seed, chunk=chunk or 0, precision=str(compute.dtype).removeprefix("torch."),
     )  # fmt: skip
-    model, _ = choose_model(preset, half_life_max, ring, init, seed)
+    model, _ = choose_model(preset, half_life_max, ring, init, seed, window)
     run(
         manifest, output, model=model, settings=settings, compute=compute, resume=resume, no_clobber=no_clobber,
         dry_run=dry_run, save_every=save_every, recompute=recompute, init=init,

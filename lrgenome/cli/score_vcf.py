@@ -56,6 +56,7 @@ def command(
     strand: Annotated[
         str, typer.Option(help="both (averaged) or forward.", envvar=o.env("strand"), rich_help_panel=o.MODEL)
     ] = "both",
+    length_extension: o.LengthExtension = "none",
     gpu: o.Gpu = None,
     device: o.Device = None,
     threads: o.Threads = None,
@@ -94,7 +95,7 @@ def command(
     )  # fmt: skip
     loaded, runner = ready(
         model, gpu=gpu, device=device, threads=threads, precision=precision, auto=torch.float32, chunk=chunk,
-        transfer=transfer, store=store, tmpdir=tmpdir,
+        transfer=transfer, store=store, tmpdir=tmpdir, extension=length_extension, offline=offline,
     )  # fmt: skip
     with runner:
         task.run(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import torch
+
+from lrgenome.config import ModelConfig
 from lrgenome.errors import MemoryLimitError, UsageError
 from lrgenome.models.base import RecurrentModel
 
@@ -55,10 +58,11 @@ def plan(
     """
     if store not in STORES:
         raise UsageError(f"--store: got {store!r}, expected one of {', '.join(STORES)}")
-    config, item, res = model.config, model.compute_dtype.itemsize, model.residual_dtype.itemsize
-    d, e, f = config.width, model.scan_width(), config.mlp_width
+    item, res = model.compute_dtype.itemsize, model.residual_dtype.itemsize
+    d, e = model.config.width, model.scan_width()
+    batch *= model.strands
     rows = batch * min(length, chunk)
-    scratch = rows * item * (2 * d + e + 2 * e + 2 * e + 3 * f)
+    scratch = rows * item * model.scratch_width()
     options = []
     for on_disk in (False, True):
         if (store == "ram" and on_disk) or (store == "disk" and not on_disk):
@@ -87,14 +91,33 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 10**7 else f"{count / 1e6:.2f} MB"
 
 
-def graph_bytes(model: RecurrentModel, tokens: int, *, recompute: bool) -> int:
+class Trainable(Protocol):
+    """What is asked of a model to plan its training."""
+
+    compute_dtype: torch.dtype
+    residual_dtype: torch.dtype
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape of the model."""
+
+    @property
+    def strands(self) -> int:
+        """Rows of the residual stream for each window."""
+
+    def graph_width(self) -> int:
+        """Values per position and strand, without the residual stream's, that autograd keeps of a block."""
+
+    def graph_norms(self) -> int:
+        """Norms in a block, each of which keeps its input."""
+
+
+def graph_bytes(model: Trainable, tokens: int, *, recompute: bool) -> int:
     """Estimate the bytes that the autograd graph of a forward pass over `tokens` positions keeps.
 
     With `recompute`, the inputs of all blocks and the inside of one.
     """
-    config, item, res = model.config, model.compute_dtype.itemsize, model.residual_dtype.itemsize
-    d, e, f, layers = config.width, model.scan_width(), config.mlp_width, len(model.stack)
-    # Norms keep their inputs and outputs; a mixer its two branches, both directions' convolutions, gate products
-    # (two for each channel) and outputs, and their gated sum; an MLP both halves and their product.
-    inside = 2 * d * (res + item) + (2 + 2 * (1 + 2 + 1) + 1) * e * item + 3 * f * item
-    return tokens * (layers * d * res + inside if recompute else layers * inside)
+    item, res = model.compute_dtype.itemsize, model.residual_dtype.itemsize
+    d, layers = model.config.width, model.config.layers
+    inside = model.graph_norms() * d * res + model.graph_width() * item
+    return tokens * model.strands * (layers * d * res + inside if recompute else layers * inside)

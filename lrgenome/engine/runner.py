@@ -6,6 +6,8 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -101,14 +103,25 @@ class Runner:
         store = self._stores.get(how.on_disk)
         if store is None:
             store = self._stores[how.on_disk] = FileStore(self._tmpdir) if how.on_disk else MemoryStore()
-        config = self.model.config
-        widest = max(2 * config.mlp_width, self.model.prepared_width()) * ids.shape[0]
+        widest = max(self.model.widest_step(), self.model.prepared_width()) * self.model.strands * ids.shape[0]
         # Public GPU kernels index with 32 bits and go wrong silently past that.
         chunk = min(self.chunk, _INDEX_LIMIT // widest) if self.device.type != "cpu" else self.chunk
         parts = stream(
             self.model, ids.to(self.device), chunk=chunk, transfer=self.transfer, strand=strand,
             layers=layers, store=store, keep_prepared=how.keep_prepared, workspace=self._workspace,
         )  # fmt: skip
+        yield from self._without_gradients(parts)
+
+    def log_probabilities(self, part: Chunk, row: int, low: int, high: int) -> npt.NDArray[np.float64]:
+        """Return (high - low, v) float64 log-probabilities of the bases at positions `low` to `high` of a chunk's row.
+
+        Over the token ids of `lrgenome.dna`, as the strand that was run reads them; offsets are from ``part.start``.
+        """
+        values = torch.log_softmax(self.model.logits(part.hidden[row, low:high]).double(), -1)
+        return np.asarray(values.cpu().numpy(), dtype=np.float64)
+
+    @staticmethod
+    def _without_gradients(parts: Iterator[Chunk]) -> Iterator[Chunk]:
         while True:
             # Gradients are off inside the sweep only, not in the caller between two chunks.
             with torch.no_grad():

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from lrgenome.dna import COMPLEMENT
 from lrgenome.engine.store import GraphStore, MemoryStore, Store
 from lrgenome.errors import UsageError
 from lrgenome.glossary import FORWARD, REVERSE
-from lrgenome.models.base import Block, DirectionState, Prepared, RecurrentModel
+from lrgenome.models.base import Block, DirectionState, Prepared, RecurrentModel, Saved
 from lrgenome.ops.workspace import Workspace
 
 TRANSFERS = ("exact", "forward", "none")
@@ -38,12 +38,20 @@ class Chunk(NamedTuple):
     end: int
     """One past the last position."""
     hidden: Tensor
-    """(b, end - start, d) final-norm hidden states (raw ones of an inner layer); overwritten by the next chunk."""
+    """(b, end - start, d) final-norm hidden states (raw ones of an inner layer), 2d wide where the model runs both
+    strands side by side; overwritten by the next chunk."""
 
 
 def chunk_edges(length: int, chunk: int) -> list[tuple[int, int]]:
     """Cut `length` positions into chunks; the last may be short."""
     return [(start, min(length, start + chunk)) for start in range(0, length, chunk)]
+
+
+class Recorder(Protocol):
+    """Keeps states at boundaries inside a window."""
+
+    def wanted(self, layer: int, reverse: bool, start: int, end: int) -> Saved | None:
+        """Return where the states of a block (0-based) at boundaries in [start, end] go, or None if there are none."""
 
 
 class _Lane:
@@ -70,6 +78,7 @@ def stream(
     store: Store | None = None,
     keep_prepared: bool = True,
     workspace: Workspace | None = None,
+    recorder: Recorder | None = None,
 ) -> Iterator[Chunk]:
     """Run the model over whole windows and yield its output chunk by chunk, left to right.
 
@@ -93,6 +102,8 @@ def stream(
         Keep ``prepare``'s result between sweeps, rather than computing it twice.
     workspace
         Scratch buffers to use again.
+    recorder
+        Receives states at the boundaries that it names; for inference.
 
     Yields
     ------
@@ -116,7 +127,7 @@ def stream(
     store = store or (GraphStore() if with_graph else MemoryStore())
     workspace = workspace or Workspace()
     ws = workspace if workspace.enabled and not with_graph else Workspace(enabled=False)
-    batch, length = ids.shape
+    batch, length = ids.shape[0] * model.strands, ids.shape[1]
     if length == 0:
         return
     if strand == REVERSE:
@@ -124,6 +135,9 @@ def stream(
     edges = chunk_edges(length, chunk)
     e, dtype, device = model.scan_width(), model.compute_dtype, ids.device
     d = model.config.width
+
+    def wanted(layer: int, reverse: bool, start: int, end: int) -> Saved | None:
+        return None if recorder is None else recorder.wanted(layer, reverse, start, end)
 
     for sweep in range(count + 1):
         reverse = (count - sweep) % 2 == 1
@@ -147,11 +161,11 @@ def stream(
                     u = old.prepare(x, ws)
                 y2, old_lane.state = old.scan(
                     u, old_lane.enter(first=first), weights=weights, reverse=reverse, reset=first, ws=ws,
-                    out=ws.get("y2", (*shape, e), dtype, device),
+                    out=ws.get("y2", (*shape, e), dtype, device), saved=wanted(sweep - 1, reverse, start, end),
                 )  # fmt: skip
                 x = old.combine(x, u, store.get("y", c), y2, ws)
             if new is None or new_lane is None:
-                yield Chunk(start, end, model.finish(x) if count == len(stack) else x)
+                yield Chunk(start, end, model.finish(x, norm=count == len(stack)))
                 continue
             if sweep == 0:
                 kept = store.buffer("x", c, (*shape, d), model.residual_dtype, device)
@@ -165,7 +179,7 @@ def stream(
             u = new.prepare(x, ws, out)
             y, new_lane.state = new.scan(
                 u, new_lane.enter(first=first), weights=weights, reverse=reverse, reset=first, ws=ws,
-                out=store.buffer("y", c, (*shape, e), dtype, device),
+                out=store.buffer("y", c, (*shape, e), dtype, device), saved=wanted(sweep, reverse, start, end),
             )  # fmt: skip
             if keep_prepared:
                 store.put("branch", c, u.branch)

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lrgenome.config import ModelConfig
+from lrgenome.config import RecurrentConfig
 from lrgenome.ops.workspace import Workspace
 
 
@@ -20,9 +20,20 @@ class DirectionState(NamedTuple):
     """What one direction of one block remembers of everything it has passed."""
 
     h: Tensor
-    """(b, e) float32 recurrent state (float64 for float64 models)."""
+    """(b, e) float32 recurrent state (float64 for float64 models); (b, e, n) where channels have a state of n."""
     halo: Tensor
     """(b, k-1, e) last inputs of the convolution, in genomic order, in the compute dtype."""
+
+
+class Saved(NamedTuple):
+    """States of one direction of one block at chosen boundaries of a chunk, and the memory that they are written to."""
+
+    at: Tensor
+    """(m,) int64, rising, boundaries 0..t of the chunk; boundary p lies before position p."""
+    h: Tensor
+    """(b, m, e) or (b, m, e, n), in the dtype of the state."""
+    halo: Tensor
+    """(b, m, k-1, e), in the compute dtype."""
 
 
 class Prepared(NamedTuple):
@@ -31,7 +42,7 @@ class Prepared(NamedTuple):
     branch: Tensor
     """(b, t, e) input of the convolution and recurrence."""
     gate: Tensor
-    """(b, t, e) gate branch before its GELU."""
+    """(b, t, e) gate branch before its GELU or SiLU."""
 
 
 class Block(Protocol):
@@ -50,8 +61,12 @@ class Block(Protocol):
         reset: bool,
         ws: Workspace,
         out: Tensor | None = None,
+        saved: Saved | None = None,
     ) -> tuple[Tensor, DirectionState]:
-        """Run one direction over a chunk, with that direction's `weights`; returns y (b, t, e) and the state."""
+        """Run one direction over a chunk, with that direction's `weights`; returns y (b, t, e) and the state.
+
+        `saved` receives states at boundaries inside the chunk; it is for inference.
+        """
 
     def combine(self, x: Tensor, u: Prepared, y1: Tensor, y2: Tensor, ws: Workspace) -> Tensor:
         """Join both scans; returns the next block's input (b, t, d), in the memory of `x` where it may."""
@@ -63,25 +78,35 @@ class Block(Protocol):
 class RecurrentModel(Protocol):
     """A stack of blocks between an embedding and a masked-language-model head."""
 
-    config: ModelConfig
     compute_dtype: torch.dtype
     residual_dtype: torch.dtype
 
+    @property
+    def config(self) -> RecurrentConfig:
+        """Shape of the model."""
+
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """Every weight."""
+
+    @property
+    def strands(self) -> int:
+        """Rows of the residual stream for each window: 2 where both strands run side by side."""
 
     @property
     def stack(self) -> list[Block]:
         """The blocks in order."""
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Embed token ids (b, t) as (b, t, d) in the residual dtype."""
+        """Embed token ids (b, t) as (s*b, t, d) in the residual dtype, s strands outermost."""
 
-    def finish(self, x: Tensor) -> Tensor:
-        """Apply the final norm; (b, t, d) in the compute dtype."""
+    def finish(self, x: Tensor, *, norm: bool = True) -> Tensor:
+        """Make the output (b, t, s*d) of a block's (s*b, t, d): with the final norm, in the compute dtype."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Compute (..., v) float32 logits from final hidden states (..., d)."""
+        """Compute (..., v) float32 logits from final hidden states (..., s*d)."""
+
+    def hidden_width(self) -> int:
+        """Values per position in the output."""
 
     def prepared_width(self) -> int:
         """Values per position in `Prepared`."""
@@ -90,4 +115,13 @@ class RecurrentModel(Protocol):
         """Values per position in a scan's y."""
 
     def widest_step(self) -> int:
-        """Values per position that the widest product reads and writes."""
+        """Values per position and strand that the widest step reads and writes."""
+
+    def scratch_width(self) -> int:
+        """Values per position and strand that a sweep works in, besides what it stores."""
+
+    def graph_width(self) -> int:
+        """Values per position and strand, without the residual stream's, that autograd keeps of a block."""
+
+    def graph_norms(self) -> int:
+        """Norms in a block, each of which keeps its input."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +15,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lrgenome.config import config_from_json
+from lrgenome.config import ModelConfig, config_from_json
 from lrgenome.errors import ModelError, OutputError, UsageError
-from lrgenome.models.hawk import Hawk
+from lrgenome.models import published
+from lrgenome.models.families import Model, build
 
 FORMAT = "lrgenome-model"
 FORMAT_VERSION = 1
@@ -29,7 +31,7 @@ _SETTINGS_LIMIT = 1 << 20
 class LoadedModel(NamedTuple):
     """A model with its identity."""
 
-    model: Hawk
+    model: Model
     name: str
     """Folder name, or the embedded model's."""
     sha256: str
@@ -43,7 +45,7 @@ def embedded_folder() -> Path:
     return Path(str(resources.files("lrgenome"))) / "assets" / DEFAULT_MODEL
 
 
-def save_model(model: Hawk, folder: str | os.PathLike[str], meta: dict[str, Any] | None = None) -> str:
+def save_model(model: Model, folder: str | os.PathLike[str], meta: dict[str, Any] | None = None) -> str:
     """Write a checkpoint folder, each file whole or not at all, and return its sha256.
 
     Parameters
@@ -89,7 +91,7 @@ def fingerprint(folder: str | os.PathLike[str]) -> str:
 
 
 def load_model(folder: str | os.PathLike[str] | None = None) -> LoadedModel:
-    """Load a checkpoint folder; None is the embedded default model.
+    """Load a checkpoint folder, or a snapshot of published weights; None is the embedded default model.
 
     Raises
     ------
@@ -100,18 +102,26 @@ def load_model(folder: str | os.PathLike[str] | None = None) -> LoadedModel:
     path = embedded_folder() if folder is None else Path(folder)
     if not path.is_dir():
         raise ModelError(f"model {path}: no such folder; expected one with {CONFIG_NAME} and {WEIGHTS_NAME}")
+    if published.is_published(path):
+        config, tensors, meta = published.load_published(path)
+        return LoadedModel(_filled(config, tensors), path.resolve().name, published.fingerprint(path), meta)
     settings = _read_settings(path)
     try:
         config = config_from_json(settings["model"])
     except UsageError as error:
         raise ModelError(f"model {path / CONFIG_NAME}: {error}") from error
     tensors = _read_tensors(path / WEIGHTS_NAME, config_limit=config)
-    with torch.random.fork_rng(devices=[]):
-        model = Hawk(config)
+    model = _filled(config, tensors)
+    return LoadedModel(model, DEFAULT_MODEL if embedded else path.resolve().name, fingerprint(path), settings)
+
+
+def _filled(config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> Model:
+    """Make a model and give it these weights."""
+    model = build(config, seed=0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[name])
-    return LoadedModel(model, DEFAULT_MODEL if embedded else path.resolve().name, fingerprint(path), settings)
+    return model
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
@@ -138,7 +148,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 def expected_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     """List the tensors of a model with these settings, without allocating them."""
     with torch.device("meta"):
-        model = Hawk(config)
+        model = build(config)
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 

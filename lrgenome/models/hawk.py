@@ -7,28 +7,26 @@ convolution and RG-LRU. So ``out(g * y_f) + out(g * y_r) = out(g * (y_f + y_r))`
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from lrgenome.config import HawkConfig
-from lrgenome.models.base import Block, DirectionState, Prepared
+from lrgenome.models.base import DirectionState, Prepared, Saved
+from lrgenome.models.stack import RecurrentStack, normal
 from lrgenome.ops.conv import conv, next_halo
 from lrgenome.ops.gating import gate_sum, geglu
 from lrgenome.ops.linear import linear, per_head
 from lrgenome.ops.norm import add_rms_norm, rms_norm
+from lrgenome.ops.record import Record, halos_at
 from lrgenome.ops.rglru import rglru
 from lrgenome.ops.workspace import Workspace
 
 RING = (0.9, 0.999)
 DECAY_SCALE = 8.0
 _HALF_LIFE_MIN = 2.0
-
-
-def _normal(*shape: int, std: float) -> nn.Parameter:
-    return nn.Parameter(torch.randn(*shape) * std)
 
 
 def initial_lambda(config: HawkConfig) -> Tensor:
@@ -54,9 +52,9 @@ class Direction(nn.Module):
     def __init__(self, config: HawkConfig) -> None:
         super().__init__()
         e, w = config.recurrent_width, config.head_width
-        self.conv_weight = _normal(config.conv_width, e, std=math.sqrt(0.01 / config.conv_width))
+        self.conv_weight = normal(config.conv_width, e, std=math.sqrt(0.01 / config.conv_width))
         self.conv_bias = nn.Parameter(torch.zeros(e))
-        self.gate_weight = _normal(config.heads, w, 2 * w, std=math.sqrt(1.0 / w))
+        self.gate_weight = normal(config.heads, w, 2 * w, std=math.sqrt(1.0 / w))
         self.gate_bias = nn.Parameter(torch.zeros(2, e))
         self.a_param = nn.Parameter(initial_lambda(config))
 
@@ -71,17 +69,17 @@ class HawkBlock(nn.Module):
         self.config = config
         self.compute_dtype = torch.float32
         self.mixer_norm = nn.Parameter(torch.zeros(d))
-        self.in_branch_weight = _normal(e, d, std=math.sqrt(1.0 / d))
+        self.in_branch_weight = normal(e, d, std=math.sqrt(1.0 / d))
         self.in_branch_bias = nn.Parameter(torch.zeros(e))
-        self.in_gate_weight = _normal(e, d, std=math.sqrt(1.0 / d))
+        self.in_gate_weight = normal(e, d, std=math.sqrt(1.0 / d))
         self.in_gate_bias = nn.Parameter(torch.zeros(e))
         self.directions = nn.ModuleList([Direction(config), Direction(config)])
-        self.out_weight = _normal(d, e, std=math.sqrt(out_variance / e))
+        self.out_weight = normal(d, e, std=math.sqrt(out_variance / e))
         self.out_bias = nn.Parameter(torch.zeros(d))
         self.mlp_norm = nn.Parameter(torch.zeros(d))
-        self.up_weight = _normal(2 * f, d, std=math.sqrt(1.0 / d))
+        self.up_weight = normal(2 * f, d, std=math.sqrt(1.0 / d))
         self.up_bias = nn.Parameter(torch.zeros(2 * f))
-        self.down_weight = _normal(d, f, std=math.sqrt(out_variance / f))
+        self.down_weight = normal(d, f, std=math.sqrt(out_variance / f))
         self.down_bias = nn.Parameter(torch.zeros(d))
 
     def prepare(self, x: Tensor, ws: Workspace, out: Prepared | None = None) -> Prepared:
@@ -96,7 +94,7 @@ class HawkBlock(nn.Module):
 
     def scan(
         self, u: Prepared, state: DirectionState, *,
-        weights: int, reverse: bool, reset: bool, ws: Workspace, out: Tensor | None = None,
+        weights: int, reverse: bool, reset: bool, ws: Workspace, out: Tensor | None = None, saved: Saved | None = None,
     ) -> tuple[Tensor, DirectionState]:  # fmt: skip
         """Convolution, gates and recurrence of one direction; see `models.base.Block`."""
         own = cast(Direction, self.directions[weights])
@@ -111,7 +109,10 @@ class HawkBlock(nn.Module):
             v.view(b * t, e), own.gate_weight, out=ws.get("gates", (heads, b * t, 2 * w), dtype, device)
         )
         decay = DECAY_SCALE * softplus(own.a_param)
-        y, h = rglru(v, gates, own.gate_bias, decay, state.h, reverse=reverse, reset=reset, out=out)
+        record = None if saved is None else Record(saved.at, saved.h)
+        y, h = rglru(v, gates, own.gate_bias, decay, state.h, reverse=reverse, reset=reset, out=out, record=record)
+        if saved is not None:
+            saved.halo.copy_(halos_at(u.branch, state.halo, saved.at, reverse=reverse))
         return y, DirectionState(h, next_halo(u.branch, state.halo, reverse=reverse))
 
     def combine(self, x: Tensor, u: Prepared, y1: Tensor, y2: Tensor, ws: Workspace) -> Tensor:
@@ -142,54 +143,15 @@ class HawkBlock(nn.Module):
         )
 
 
-class Hawk(nn.Module):
+class Hawk(RecurrentStack):
     """Embedding, blocks, final norm, and a head tied to the embedding."""
 
+    KEPT_WIDE: ClassVar[tuple[str, ...]] = ("conv_weight", "conv_bias", "gate_bias")
+
     def __init__(self, config: HawkConfig) -> None:
-        super().__init__()
+        embedding = normal(config.vocab, config.width, std=math.sqrt(1.0 / config.width))
+        super().__init__(embedding, [HawkBlock(config) for _ in range(config.layers)])
         self.config = config
-        self.compute_dtype = torch.float32
-        self.residual_dtype = torch.float32
-        self.embedding = _normal(config.vocab, config.width, std=math.sqrt(1.0 / config.width))
-        self.blocks = nn.ModuleList([HawkBlock(config) for _ in range(config.layers)])
-        self.final_norm = nn.Parameter(torch.zeros(config.width))
-
-    @property
-    def stack(self) -> list[Block]:
-        """The blocks in order."""
-        return cast(list[Block], list(self.blocks))
-
-    def set_compute_dtype(self, dtype: torch.dtype, *, residual: torch.dtype | None = None) -> Hawk:
-        """Choose the dtype of matrix products and of what is kept between sweeps, and of the residual stream."""
-        self.compute_dtype = dtype
-        self.residual_dtype = dtype if residual is None else residual
-        for block in self.blocks:
-            cast(HawkBlock, block).compute_dtype = dtype
-        return self
-
-    def for_inference(self, dtype: torch.dtype) -> Hawk:
-        """Freeze, with projection weights stored in `dtype`; what the recurrence uses stays float32."""
-        self.eval().requires_grad_(False)
-        self.set_compute_dtype(dtype)
-        for name, parameter in self.named_parameters():
-            if dtype == torch.float64:
-                parameter.data = parameter.data.double()
-            elif name.endswith(("_weight", "_bias")) and not name.endswith(("conv_weight", "conv_bias", "gate_bias")):
-                parameter.data = parameter.data.to(dtype)
-        return self
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Embed token ids (b, t) as (b, t, d) in the residual dtype."""
-        return torch.nn.functional.embedding(ids.long(), self.embedding).to(self.residual_dtype)
-
-    def finish(self, x: Tensor) -> Tensor:
-        """Apply the final norm to (b, t, d); the result has the compute dtype."""
-        return rms_norm(x.reshape(-1, x.shape[-1]), self.final_norm, self.compute_dtype).view(x.shape)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Compute (..., v) logits from final hidden states (..., d), in float32 (float64 models: float64)."""
-        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        return hidden.to(wide) @ self.embedding.to(wide).t()
 
     def prepared_width(self) -> int:
         """Values per position in `Prepared`."""
@@ -202,6 +164,21 @@ class Hawk(nn.Module):
     def widest_step(self) -> int:
         """Values per position that the widest product, the MLP's first, reads and writes."""
         return self.config.width + 2 * self.config.mlp_width
+
+    def scratch_width(self) -> int:
+        """Values per position that a sweep works in, besides what it stores."""
+        return 2 * self.config.width + 5 * self.config.recurrent_width + 3 * self.config.mlp_width
+
+    def graph_width(self) -> int:
+        """Values per position, without the residual stream's, that autograd keeps of a block."""
+        # Norms' outputs; a mixer's two branches, both directions' convolutions, gate products (two for each channel)
+        # and outputs, and their gated sum; an MLP's halves and their product.
+        c = self.config
+        return 2 * c.width + (2 + 2 * (1 + 2 + 1) + 1) * c.recurrent_width + 3 * c.mlp_width
+
+    def graph_norms(self) -> int:
+        """Norms in a block, each of which keeps its input."""
+        return 2
 
 
 def build(config: HawkConfig, *, seed: int | None = None) -> Hawk:

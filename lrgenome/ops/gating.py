@@ -1,4 +1,4 @@
-"""GELU gates: of the MLP, and of the recurrent branch over the sum of both directions.
+"""Gates: of the MLP (GELU), and of the recurrent branch over the sum of both directions (GELU; SiLU in Mamba).
 
 GELU is the tanh form, as in RecurrentGemma. Each has its definition in torch and a fused CPU pass.
 """
@@ -9,9 +9,10 @@ import torch
 from numba import prange
 from torch import Tensor
 from torch.nn.functional import gelu as torch_gelu
+from torch.nn.functional import silu as torch_silu
 
 from lrgenome.ops import backend
-from lrgenome.ops.intrinsics import from_f32, gelu, gelu_and_slope, to_f32
+from lrgenome.ops.intrinsics import from_f32, gelu, gelu_and_slope, silu, silu_and_slope, to_f32
 from lrgenome.ops.jit import kernel, storage
 
 _ROWS = 32
@@ -28,6 +29,12 @@ def naive_gate_sum(gate: Tensor, y1: Tensor, y2: Tensor) -> Tensor:
     """Compute gelu(gate) * (y1 + y2), all (n, e), by the definition."""
     wide = torch.float64 if gate.dtype == torch.float64 else torch.float32
     return (torch_gelu(gate.to(wide), approximate="tanh") * (y1.to(wide) + y2.to(wide))).to(gate.dtype)
+
+
+def naive_silu_gate_sum(gate: Tensor, y1: Tensor, y2: Tensor) -> Tensor:
+    """Compute silu(gate) * (y1 + y2), all (n, e), by the definition."""
+    wide = torch.float64 if gate.dtype == torch.float64 else torch.float32
+    return (torch_silu(gate.to(wide)) * (y1.to(wide) + y2.to(wide))).to(gate.dtype)
 
 
 @kernel
@@ -72,6 +79,27 @@ def _gate_sum_backward(gate: Any, y1: Any, y2: Any, dout: Any, dgate: Any, dy: A
                 dy[i, c] = from_f32(g * value, dy)
 
 
+@kernel
+def _silu_gate_sum(gate: Any, y1: Any, y2: Any, out: Any) -> None:
+    n, e = out.shape
+    for block in prange((n + _ROWS - 1) // _ROWS):
+        for i in range(block * _ROWS, min(n, (block + 1) * _ROWS)):
+            for c in range(e):
+                out[i, c] = from_f32(silu(to_f32(gate[i, c])) * (to_f32(y1[i, c]) + to_f32(y2[i, c])), out)
+
+
+@kernel
+def _silu_gate_sum_backward(gate: Any, y1: Any, y2: Any, dout: Any, dgate: Any, dy: Any) -> None:
+    n, e = dout.shape
+    for block in prange((n + _ROWS - 1) // _ROWS):
+        for i in range(block * _ROWS, min(n, (block + 1) * _ROWS)):
+            for c in range(e):
+                value, slope = silu_and_slope(to_f32(gate[i, c]))
+                g = to_f32(dout[i, c])
+                dgate[i, c] = from_f32(g * (to_f32(y1[i, c]) + to_f32(y2[i, c])) * slope, dgate)
+                dy[i, c] = from_f32(g * value, dy)
+
+
 class _Geglu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, m: Tensor) -> Tensor:
@@ -90,20 +118,19 @@ class _Geglu(torch.autograd.Function):
 
 class _GateSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, y1: Tensor, y2: Tensor) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, y1: Tensor, y2: Tensor, forward: Any, backward: Any) -> Tensor:
         ctx.save_for_backward(gate, y1, y2)
+        ctx.kernel = backward
         out = torch.empty_like(gate)
-        _gate_sum(storage(gate), storage(y1), storage(y2), storage(out))
+        forward(storage(gate), storage(y1), storage(y2), storage(out))
         return out
 
     @staticmethod
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         gate, y1, y2 = ctx.saved_tensors
         dgate, dy = torch.empty_like(gate), torch.empty_like(y1)
-        _gate_sum_backward(
-            storage(gate), storage(y1), storage(y2), storage(dout.contiguous()), storage(dgate), storage(dy)
-        )
-        return dgate, dy, dy
+        ctx.kernel(storage(gate), storage(y1), storage(y2), storage(dout.contiguous()), storage(dgate), storage(dy))
+        return dgate, dy, dy, None, None
 
 
 def geglu(m: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -118,13 +145,24 @@ def geglu(m: Tensor, *, out: Tensor | None = None) -> Tensor:
     return y
 
 
+def _gate_both(gate: Tensor, y1: Tensor, y2: Tensor, out: Tensor | None, forward: Any, backward: Any) -> Tensor:
+    if backend.wants_grad(gate, y1, y2):
+        result: Tensor = _GateSum.apply(gate.contiguous(), y1.contiguous(), y2.contiguous(), forward, backward)
+        return result
+    y = torch.empty_like(gate) if out is None else out
+    forward(storage(gate), storage(y1), storage(y2), storage(y))
+    return y
+
+
 def gate_sum(gate: Tensor, y1: Tensor, y2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Compute gelu(gate) * (y1 + y2), all (n, e); `out` may be one of the inputs, and is ignored under autograd."""
     if backend.select(gate) != "cpu":
         return naive_gate_sum(gate, y1, y2)
-    if backend.wants_grad(gate, y1, y2):
-        result: Tensor = _GateSum.apply(gate.contiguous(), y1.contiguous(), y2.contiguous())
-        return result
-    y = torch.empty_like(gate) if out is None else out
-    _gate_sum(storage(gate), storage(y1), storage(y2), storage(y))
-    return y
+    return _gate_both(gate, y1, y2, out, _gate_sum, _gate_sum_backward)
+
+
+def silu_gate_sum(gate: Tensor, y1: Tensor, y2: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Compute silu(gate) * (y1 + y2), as `gate_sum` does with GELU."""
+    if backend.select(gate) != "cpu":
+        return naive_silu_gate_sum(gate, y1, y2)
+    return _gate_both(gate, y1, y2, out, _silu_gate_sum, _silu_gate_sum_backward)

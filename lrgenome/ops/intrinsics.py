@@ -60,6 +60,31 @@ def _prefetch_code(typingctx: Any, array: Any, i: Any, j: Any, k: Any, write: An
     return types.none(array, i, j, k, write), codegen
 
 
+def _lane_sum_code(typingctx: Any, array: Any, i: Any, lanes: Any) -> Any:
+    if not (isinstance(array, types.Array) and array.ndim == 2 and isinstance(lanes, types.IntegerLiteral)):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        width = lanes.literal_value
+        view = context.make_array(array)(context, builder, args[0])
+        word = context.get_value_type(types.intp)
+        row = builder.sext(args[1], word) if args[1].type.width < word.width else args[1]
+        place = cgutils.get_item_pointer(context, builder, array, view, [row, word(0)], wraparound=False)
+        vector = ir.VectorType(ir.FloatType(), width)
+        total = builder.load(builder.bitcast(place, vector.as_pointer()), align=4)
+        # A plain loop of float additions keeps its order and would run one lane at a time.
+        while width > 1:
+            width //= 2
+            low, high = (
+                builder.shuffle_vector(total, total, ir.Constant(ir.VectorType(ir.IntType(32), width), list(picked)))
+                for picked in (range(width), range(width, 2 * width))
+            )
+            total = builder.fadd(low, high)
+        return builder.extract_element(total, ir.IntType(32)(0))
+
+    return types.float32(array, i, lanes), codegen
+
+
 _bits_of_f32: Any = intrinsic(_bits_of_f32_code)
 _f32_of_bits: Any = intrinsic(_f32_of_bits_code)
 
@@ -68,6 +93,10 @@ fma: Any = intrinsic(_fma_code)
 
 prefetch: Any = intrinsic(_prefetch_code)
 """Ask for the cache line of element (i, j, k) of a 3-D array, to be written if `write` is 1; any index will do."""
+
+
+lane_sum: Any = intrinsic(_lane_sum_code)
+"""Sum of the first `lanes` (a constant power of two) numbers in row i of a 2-D float32 array, by halves."""
 
 
 def to_f32(value: Any) -> Any:
@@ -141,9 +170,42 @@ def expm1(x: Any) -> Any:
 
 
 @register_jitable
+def exp2_parts(x: Any) -> Any:
+    """Return (p, s) with 2^x = s * (1 + p) for x <= 0 in float32, s a power of two, within 2.5 units; not below 2^-126.
+
+    s + s p loses the last digits of a factor near 1; h * 2^x = s * fma(p, h, h) does not.
+    """
+    x = max(x, np.float32(-126.0))
+    # 1.5 * 2^23 + 127: the low bits of the sum are the biased exponent of the nearest whole number.
+    shifted = x + np.float32(12583039.0)
+    r = x - (shifted - np.float32(12583039.0))
+    q = np.float32(1.3264726899389547e-3)
+    q = fma(q, r, np.float32(9.671512660598576e-3))
+    q = fma(q, r, np.float32(5.5507337442434156e-2))
+    q = fma(q, r, np.float32(2.4022242084918466e-1))
+    q = fma(q, r, np.float32(6.931469775984717e-1))
+    return q * r, _f32_of_bits(_bits_of_f32(shifted) << np.int32(23))
+
+
+@register_jitable
 def sigmoid(x: Any) -> Any:
     """1 / (1 + exp(-x)) in float32."""
     return np.float32(1.0) / (np.float32(1.0) + exp(-x))
+
+
+@register_jitable
+def softplus(x: Any) -> Any:
+    """log(1 + exp(x)) in float32, to a relative error even where it is tiny."""
+    w = exp(-abs(x))
+    # log(1 + w) = 2 artanh(s), s in [0, 1/3].
+    s = w / (np.float32(2.0) + w)
+    square = s * s
+    q = np.float32(2.8011987356020357e-1)
+    q = fma(q, square, np.float32(2.800180514404934e-1))
+    q = fma(q, square, np.float32(4.002152724893177e-1))
+    q = fma(q, square, np.float32(6.66664162854319e-1))
+    q = fma(q, square, np.float32(2.0))
+    return fma(s, q, max(x, np.float32(0.0)))
 
 
 @register_jitable
@@ -170,3 +232,17 @@ def gelu_and_slope(x: Any) -> Any:
     s = sigmoid(x * fma(_GELU_3, square, _GELU_1))
     slope = fma(x * s * (np.float32(1.0) - s), fma(_GELU_9, square, _GELU_1), s)
     return x * s, slope
+
+
+@register_jitable
+def silu(x: Any) -> Any:
+    """SiLU: x * sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+@register_jitable
+def silu_and_slope(x: Any) -> Any:
+    """Return (silu(x), d silu / dx)."""
+    s = sigmoid(x)
+    y = x * s
+    return y, fma(y, np.float32(1.0) - s, s)

@@ -1,7 +1,7 @@
 """RMSNorm with the residual sum before it: the definition in torch, and a fused CPU pass.
 
-y = x / sqrt(mean(x^2) + eps) * (1 + scale), as in RecurrentGemma (scale starts at 0). Mean and product are
-float32 whatever the dtypes.
+y = x / sqrt(mean(x^2) + eps) * (1 + scale), as in RecurrentGemma (scale starts at 0), whose eps is the default. Mean
+and product are float32 whatever the dtypes.
 """
 
 from typing import Any
@@ -16,20 +16,19 @@ from lrgenome.ops.intrinsics import fma, from_f32, to_f32
 from lrgenome.ops.jit import kernel, storage
 
 EPS = 1e-6
-_EPS = np.float32(EPS)
 _ROWS = 32
 _PARTS = 32
 
 
-def naive_rms_norm(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+def naive_rms_norm(x: Tensor, scale: Tensor, dtype: torch.dtype, eps: float = EPS) -> Tensor:
     """Normalise the last axis of `x` (..., d) by the definition; the result has `dtype`."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     x = x.to(wide)
-    return (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS) * (1.0 + scale.to(wide))).to(dtype)
+    return (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * (1.0 + scale.to(wide))).to(dtype)
 
 
 @kernel
-def _forward(x: Any, delta: Any, add: bool, scale: Any, y: Any) -> None:
+def _forward(x: Any, delta: Any, add: bool, scale: Any, y: Any, eps: float) -> None:
     n, d = x.shape
     lanes = 16
     for block in prange((n + _ROWS - 1) // _ROWS):
@@ -51,13 +50,13 @@ def _forward(x: Any, delta: Any, add: bool, scale: Any, y: Any) -> None:
                 total += row[c] * row[c]
             for c in range(lanes):
                 total += parts[c]
-            factor = np.float32(1.0) / np.sqrt(total / np.float32(d) + _EPS)
+            factor = np.float32(1.0) / np.sqrt(total / np.float32(d) + np.float32(eps))
             for c in range(d):
                 y[i, c] = from_f32(row[c] * factor * (np.float32(1.0) + scale[c]), y)
 
 
 @kernel
-def _backward(x: Any, scale: Any, dy: Any, dx: Any, dscale: Any) -> None:
+def _backward(x: Any, scale: Any, dy: Any, dx: Any, dscale: Any, eps: float) -> None:
     n, d = x.shape
     size = (n + _PARTS - 1) // _PARTS
     for part in prange(_PARTS):
@@ -83,7 +82,7 @@ def _backward(x: Any, scale: Any, dy: Any, dx: Any, dscale: Any) -> None:
             for c in range(16):
                 square += squares[c]
                 dot += dots[c]
-            factor = np.float32(1.0) / np.sqrt(square / np.float32(d) + _EPS)
+            factor = np.float32(1.0) / np.sqrt(square / np.float32(d) + np.float32(eps))
             pull = dot * factor * factor * factor / np.float32(d)
             for c in range(d):
                 dx[i, c] = from_f32(fma(g[c] * (np.float32(1.0) + scale[c]), factor, -row[c] * pull), dx)
@@ -94,10 +93,11 @@ def _backward(x: Any, scale: Any, dy: Any, dx: Any, dscale: Any) -> None:
 
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, dtype: torch.dtype, eps: float) -> Tensor:
         ctx.save_for_backward(x, scale)
+        ctx.eps = eps
         y = torch.empty(x.shape, dtype=dtype)
-        _forward(storage(x), storage(x), False, storage(scale), storage(y))
+        _forward(storage(x), storage(x), False, storage(scale), storage(y), eps)
         return y
 
     @staticmethod
@@ -105,11 +105,13 @@ class _RmsNorm(torch.autograd.Function):
         x, scale = ctx.saved_tensors
         dx = torch.empty_like(x)
         dscale = torch.empty(_PARTS, x.shape[1])
-        _backward(storage(x), storage(scale), storage(dy.contiguous()), storage(dx), storage(dscale))
-        return dx, dscale.sum(0), None
+        _backward(storage(x), storage(scale), storage(dy.contiguous()), storage(dx), storage(dscale), ctx.eps)
+        return dx, dscale.sum(0), None, None
 
 
-def rms_norm(x: Tensor, scale: Tensor, dtype: torch.dtype, *, out: Tensor | None = None) -> Tensor:
+def rms_norm(
+    x: Tensor, scale: Tensor, dtype: torch.dtype, *, eps: float = EPS, out: Tensor | None = None
+) -> Tensor:
     """Normalise rows.
 
     Parameters
@@ -120,21 +122,23 @@ def rms_norm(x: Tensor, scale: Tensor, dtype: torch.dtype, *, out: Tensor | None
         (d,) float32.
     dtype
         Of the result.
+    eps
+        Added to the mean square.
     out
         (n, d) buffer of `dtype` for the result; ignored where autograd is at work.
     """
     if backend.select(x) != "cpu":
-        return naive_rms_norm(x, scale, dtype)
+        return naive_rms_norm(x, scale, dtype, eps)
     if backend.wants_grad(x, scale):
-        result: Tensor = _RmsNorm.apply(x.contiguous(), scale, dtype)
+        result: Tensor = _RmsNorm.apply(x.contiguous(), scale, dtype, eps)
         return result
     y = torch.empty(x.shape, dtype=dtype) if out is None else out
-    _forward(storage(x), storage(x), False, storage(scale), storage(y))
+    _forward(storage(x), storage(x), False, storage(scale), storage(y), eps)
     return y
 
 
 def add_rms_norm(
-    x: Tensor, delta: Tensor, scale: Tensor, dtype: torch.dtype, *, out: Tensor | None = None
+    x: Tensor, delta: Tensor, scale: Tensor, dtype: torch.dtype, *, eps: float = EPS, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Add `delta` (n, d) to the residual stream `x` (n, d), then normalise; returns (x + delta, normalised).
 
@@ -142,7 +146,7 @@ def add_rms_norm(
     """
     if backend.select(x) != "cpu" or backend.wants_grad(x, delta, scale):
         x = x + delta
-        return x, rms_norm(x, scale, dtype)
+        return x, rms_norm(x, scale, dtype, eps=eps)
     y = torch.empty(x.shape, dtype=dtype) if out is None else out
-    _forward(storage(x), storage(delta), True, storage(scale), storage(y))
+    _forward(storage(x), storage(delta), True, storage(scale), storage(y), eps)
     return x, y

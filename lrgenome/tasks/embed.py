@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from lrgenome.dna import IdArray, N
-from lrgenome.engine.runner import Runner
+from lrgenome.engine.runners import AnyRunner
 from lrgenome.errors import BedError, NumericalError, UsageError
 from lrgenome.glossary import FORWARD, REVERSE
 from lrgenome.io.atomic import check_writable
@@ -177,9 +177,9 @@ def _bed_rows(fasta: Fasta, settings: EmbedSettings, alias: dict[str, str] | str
 class Embedder:
     """Computes rows core by core."""
 
-    def __init__(self, fasta: Fasta, runner: Runner, settings: EmbedSettings) -> None:
+    def __init__(self, fasta: Fasta, runner: AnyRunner, settings: EmbedSettings) -> None:
         self.fasta, self.runner, self.settings = fasta, runner, settings
-        self.width = runner.model.config.width
+        self.width = runner.model.hidden_width()
 
     def embed(self, rows: list[Row], progress: Progress | None = None) -> npt.NDArray[np.float64]:
         """Return (n, d) means, or (n, L, d) states for ``pool none``, of rows that lie anywhere."""
@@ -258,7 +258,7 @@ def run(
     fasta_path: Path,
     output: Path,
     loaded: LoadedModel,
-    runner: Runner,
+    runner: AnyRunner,
     settings: EmbedSettings,
     *,
     dtype: str,
@@ -288,7 +288,7 @@ def run(
         table = alias if alias in ("auto", "none") else read_alias_table(alias)
         source = find_rows(fasta, settings, table)
         low, high = shard_range(source.total, parse_shard(settings.shard))
-        total, width = high - low, runner.model.config.width
+        total, width = high - low, runner.model.hidden_width()
         if total == 0:
             raise UsageError(f"--shard: got {settings.shard}, but there are only {source.total} rows")
         first = next(source.rows(settings.bin_size, low, high))
@@ -316,7 +316,7 @@ def run(
 
 
 def _write(
-    writer: EmbeddingWriter, source: RowSource, fasta: Fasta, runner: Runner, settings: EmbedSettings,
+    writer: EmbeddingWriter, source: RowSource, fasta: Fasta, runner: AnyRunner, settings: EmbedSettings,
     low: int, high: int,
 ) -> None:  # fmt: skip
     done = writer.rows_done
@@ -356,7 +356,7 @@ def _bases_to_run(
 
 
 def _attributes(
-    loaded: LoadedModel, runner: Runner, settings: EmbedSettings, fasta: Fasta, no_version: bool
+    loaded: LoadedModel, runner: AnyRunner, settings: EmbedSettings, fasta: Fasta, no_version: bool
 ) -> dict[str, object]:
     from lrgenome import __version__
 

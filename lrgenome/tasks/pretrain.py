@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from pathlib import Path
 
 import torch
 
-from lrgenome.config import ModelConfig, preset
+from lrgenome.config import (
+    HALF_LIFE_LIMIT,
+    CaduceusConfig,
+    HawkConfig,
+    ModelConfig,
+    NucleotideTransformerConfig,
+    preset,
+)
 from lrgenome.engine.warm import compile_kernels
 from lrgenome.errors import OutputExistsError, UsageError
 from lrgenome.io.atomic import os_error_as_output_error
 from lrgenome.io.plot import training_curve
 from lrgenome.models.checkpoint import CONFIG_NAME, load_model, save_model
-from lrgenome.models.hawk import Hawk, build
+from lrgenome.models.families import Model, build
+from lrgenome.models.nucleotide_transformer import NucleotideTransformer
 from lrgenome.tasks.compute import Compute, free_memory
 from lrgenome.tasks.progress import Progress
 from lrgenome.training.data import Corpus
 from lrgenome.training.loop import PretrainSettings, choose_recompute, fit, set_precision
+from lrgenome.training.objective import tokens_of
 from lrgenome.training.snapshot import last_step, load_weights, snapshots
 
 log = logging.getLogger(__name__)
 
 
 def choose_model(
-    preset_name: str, half_life_max: float | None, ring: bool, init: Path | None, seed: int
-) -> tuple[Hawk, ModelConfig]:
+    preset_name: str, half_life_max: float | None, ring: bool, init: Path | None, seed: int, window: int
+) -> tuple[Model, ModelConfig]:
     """Make the model to train: a preset with fresh weights, or a checkpoint to go on from."""
     if init is not None:
         if half_life_max is not None or ring:
@@ -40,16 +50,35 @@ def choose_model(
     if half_life_max is not None and ring:
         raise UsageError("--half-life-max and --ring exclude each other; got both")
     config = preset(preset_name)
-    if half_life_max is not None or ring:
+    if isinstance(config, HawkConfig) and (half_life_max is not None or ring):
         config = dataclasses.replace(config, half_life_max=half_life_max)
+    elif ring:
+        raise UsageError(f"--ring is of a Hawk; got --preset {preset_name}")
+    elif half_life_max is not None:
+        config = slowest_step(config, preset_name, half_life_max)
+    if isinstance(config, NucleotideTransformerConfig):
+        # What it will have been trained on; every N is a token more.
+        config = dataclasses.replace(config, max_tokens=max(config.max_tokens, tokens_of(config, window)))
     return build(config, seed=seed), config
+
+
+def slowest_step(config: ModelConfig, preset_name: str, half_life_max: float) -> ModelConfig:
+    """Lower a Caduceus's smallest step so that its slowest state, exp(-dt) a base, halves in `half_life_max` bp."""
+    if not isinstance(config, CaduceusConfig):
+        raise UsageError(f"--half-life-max is of recurrent models; got --preset {preset_name}")
+    least = math.log(2.0) / config.dt_max
+    if not least < half_life_max <= HALF_LIFE_LIMIT:
+        raise UsageError(
+            f"--half-life-max: got {half_life_max!r}, expected more than {least:.0f} bp and at most {HALF_LIFE_LIMIT:g}"
+        )
+    return dataclasses.replace(config, dt_min=math.log(2.0) / half_life_max)
 
 
 def run(
     manifest: Path,
     output: Path,
     *,
-    model: Hawk,
+    model: Model,
     settings: PretrainSettings,
     compute: Compute,
     resume: bool,
@@ -77,7 +106,8 @@ def run(
         model.to(compute.device)
         set_precision(model, settings)
         again = choose_recompute(model, settings, recompute, free_memory(compute.device))
-        compile_kernels(model, compute.device, backward=True)
+        if not isinstance(model, NucleotideTransformer):
+            compile_kernels(model, compute.device, backward=True)
         done = last_step(output) if resume else 0
         with os_error_as_output_error(output), Progress("pretrain", settings.steps, "steps", done=done) as progress:
             scores = fit(

@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple
 
 import torch
 
-from lrgenome.engine.runner import Runner
+from lrgenome.engine.runners import AnyRunner
 from lrgenome.errors import SkippedRecordsError, UsageError
 from lrgenome.glossary import format_length
 from lrgenome.io.atomic import atomic_output, check_writable, is_stream, os_error_as_output_error, partial_path
@@ -150,7 +150,7 @@ def run(
     vcf: str,
     fasta: Path | None,
     loaded: LoadedModel,
-    runner: Runner,
+    runner: AnyRunner,
     settings: ScoreSettings,
     output: ScoreOutput,
     *,
@@ -291,7 +291,7 @@ def _say_contig(name: str, planner: VariantPlanner, said: set[str]) -> None:
 
 
 def _metadata(
-    loaded: LoadedModel, runner: Runner, settings: ScoreSettings, fasta: Fasta
+    loaded: LoadedModel, runner: AnyRunner, settings: ScoreSettings, fasta: Fasta
 ) -> dict[str, object]:
     metadata: dict[str, object] = {
         "model": loaded.name, "model_sha256": loaded.sha256, "reference": fasta.fingerprint(),
@@ -327,7 +327,7 @@ def _report(account: Account, records: int, output: ScoreOutput) -> None:
 
 
 def _dry_run(
-    selected: Selected, planner: VariantPlanner, runner: Runner, settings: ScoreSettings, batch_size: int
+    selected: Selected, planner: VariantPlanner, runner: AnyRunner, settings: ScoreSettings, batch_size: int
 ) -> dict[str, int]:
     account = Account()
     bases = 0
@@ -347,7 +347,7 @@ def _dry_run(
     return dict(account.statuses)
 
 
-def measure_rate(runner: Runner, batch_size: int, length: int) -> float:
+def measure_rate(runner: AnyRunner, batch_size: int, length: int) -> float:
     """Measure bases a second on a short random window."""
     short = min(length, _PROBE_BASES)
     ids = torch.randint(7, 11, (batch_size, short), dtype=torch.uint8)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 
 from lrgenome.dna import COMPLEMENT, FIRST_BASE, IdArray
-from lrgenome.engine.runner import Runner
+from lrgenome.engine.runners import AnyRunner
+from lrgenome.engine.sweep import Chunk
 from lrgenome.errors import NumericalError
 from lrgenome.glossary import FORWARD, REVERSE
 from lrgenome.tasks.variants import AlleleWindows
@@ -57,7 +58,7 @@ class WindowScorer:
         window's result does not depend on how many others there are.
     """
 
-    def __init__(self, runner: Runner, *, strand: str, batch_size: int) -> None:
+    def __init__(self, runner: AnyRunner, *, strand: str, batch_size: int) -> None:
         self.runner, self.strands, self.batch_size = runner, STRANDS[strand], batch_size
 
     def score(self, alleles: Sequence[tuple[AlleleWindows, str]]) -> list[Scores]:
@@ -108,10 +109,10 @@ class WindowScorer:
     def _run_batch(self, jobs: list[_Job], strand: int) -> list[Any]:
         full = jobs + [jobs[-1]] * (self.batch_size - len(jobs))
         ids = torch.from_numpy(np.stack([job.ids for job in full]))
-        readers = [_reader(job, self.runner.model, strand) for job in jobs]
+        readers = [_reader(job, row, self.runner, strand) for row, job in enumerate(jobs)]
         for part in self.runner.stream(ids, strand=strand):
-            for row, (take, _) in enumerate(readers):
-                take(part.start, part.end, part.hidden[row])
+            for take, _ in readers:
+                take(part)
         return [finish() for _, finish in readers]
 
 
@@ -132,47 +133,46 @@ def _pooled_job(ids: IdArray, span: tuple[int, int]) -> tuple[Hashable, _Job]:
 
 
 def _reader(
-    job: _Job, model: Any, strand: int
-) -> tuple[Callable[[int, int, torch.Tensor], None], Callable[[], Any]]:
-    """Make the pair (take a chunk, give the result) for a job."""
-    return _site_reader(job, model) if job.sites is not None else _span_reader(job, model, strand)
+    job: _Job, row: int, runner: AnyRunner, strand: int
+) -> tuple[Callable[[Chunk], None], Callable[[], Any]]:
+    """Make the pair (take a chunk, give the result) for a job, which is a row of the batch."""
+    return _site_reader(job, row, runner) if job.sites is not None else _span_reader(job, row, runner, strand)
 
 
 def _site_reader(
-    job: _Job, model: Any
-) -> tuple[Callable[[int, int, torch.Tensor], None], Callable[[], npt.NDArray[np.float64]]]:
+    job: _Job, row: int, runner: AnyRunner
+) -> tuple[Callable[[Chunk], None], Callable[[], npt.NDArray[np.float64]]]:
     assert job.sites is not None
     sites = job.sites
     rows: dict[int, npt.NDArray[np.float64]] = {}
 
-    def take(start: int, end: int, hidden: torch.Tensor) -> None:
-        inside = [site for site in sites if start <= site < end]
-        if inside:
-            # Rows are taken in a fixed number at a time: products of different shapes round differently.
-            for site in inside:
-                logits = model.logits(hidden[site - start : site - start + 1])
-                rows[site] = torch.log_softmax(logits.double(), -1)[0].cpu().numpy()
+    def take(part: Chunk) -> None:
+        # Rows are taken in a fixed number at a time: products of different shapes round differently.
+        for site in sites:
+            if part.start <= site < part.end:
+                at = site - part.start
+                rows[site] = runner.log_probabilities(part, row, at, at + 1)[0]
 
     return take, lambda: np.stack([rows[site] for site in sites])
 
 
 def _span_reader(
-    job: _Job, model: Any, strand: int
-) -> tuple[Callable[[int, int, torch.Tensor], None], Callable[[], _Pooled]]:
+    job: _Job, row: int, runner: AnyRunner, strand: int
+) -> tuple[Callable[[Chunk], None], Callable[[], _Pooled]]:
     assert job.span is not None
     low, high = job.span
     observed = COMPLEMENT[job.ids] if strand == REVERSE else job.ids
     total: list[Any] = [0.0, 0.0]
 
-    def take(start: int, end: int, hidden: torch.Tensor) -> None:
-        lo, hi = max(low, start), min(high, end)
+    def take(part: Chunk) -> None:
+        lo, hi = max(low, part.start), min(high, part.end)
         if lo < hi:
-            rows = hidden[lo - start : hi - start]
+            rows = part.hidden[row, lo - part.start : hi - part.start]
             total[0] = total[0] + rows.double().sum(0).cpu().numpy()
-            bases = torch.from_numpy(observed[lo:hi].astype(np.int64)).to(rows.device)
-            known = (bases >= FIRST_BASE) & (bases < FIRST_BASE + 4)
-            log_p = torch.log_softmax(model.logits(rows).double(), -1).gather(1, bases[:, None])[:, 0]
-            total[1] += float(log_p[known].sum())
+            bases = observed[lo:hi]
+            known = np.flatnonzero((bases >= FIRST_BASE) & (bases < FIRST_BASE + 4))
+            log_p = runner.log_probabilities(part, row, lo - part.start, hi - part.start)
+            total[1] += float(log_p[known, bases[known]].sum())
 
     return take, lambda: _Pooled(np.asarray(total[0]) / max(1, high - low), total[1])
 

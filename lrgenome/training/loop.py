@@ -16,9 +16,10 @@ from torch import Tensor
 from lrgenome.engine.memory import graph_bytes
 from lrgenome.engine.sweep import hidden_states
 from lrgenome.errors import MemoryLimitError, NumericalError, UsageError
-from lrgenome.models.hawk import Hawk
+from lrgenome.models.families import Model
+from lrgenome.models.nucleotide_transformer import NucleotideTransformer
 from lrgenome.training.data import Corpus, Window, sample_rng
-from lrgenome.training.objective import Masked, corrupt, masked_losses
+from lrgenome.training.objective import Masked, masked_example, masked_losses, tokens_of
 from lrgenome.training.optim import build_optimizer, learning_rate
 from lrgenome.training.snapshot import last_step, load_snapshot, save_snapshot
 
@@ -101,17 +102,29 @@ class PretrainSettings:
 
 
 def batch_loss(
-    model: Hawk, batch: list[tuple[np.ndarray, Masked]], device: torch.device, chunk: int, *, recompute: bool = False
+    model: Model, batch: list[tuple[np.ndarray, Masked]], device: torch.device, chunk: int, *, recompute: bool = False
 ) -> Tensor:
     """Return the (n,) losses at the targets of a batch of (true ids, corrupted window)."""
-    ids = torch.from_numpy(np.stack([m.ids for _, m in batch])).to(device)
-    targets = torch.from_numpy(np.stack([m.targets for _, m in batch])).to(device)
-    truth = torch.from_numpy(np.stack([t for t, _ in batch])).to(device)
+    lengths = [len(truth) for truth, _ in batch]
+    ids = _stacked([m.ids for _, m in batch]).to(device)
+    targets = _stacked([m.targets for _, m in batch]).to(device)
+    truth = _stacked([t for t, _ in batch]).to(device)
+    if isinstance(model, NucleotideTransformer):
+        hidden = model.encode(ids, lengths)
+        return masked_losses(model.head(hidden[targets]), truth[targets])
     hidden = hidden_states(model, ids, chunk=chunk or None, recompute=recompute)
     return masked_losses(model.logits(hidden[targets]), truth[targets])
 
 
-def set_precision(model: Hawk, settings: PretrainSettings) -> None:
+def _stacked(rows: list[np.ndarray]) -> Tensor:
+    """Make one (b, n) tensor of rows; shorter ones (windows with N are of more tokens than others) end in zeros."""
+    out = np.zeros((len(rows), max(len(row) for row in rows)), dtype=rows[0].dtype)
+    for target, row in zip(out, rows, strict=True):
+        target[: len(row)] = row
+    return torch.from_numpy(out)
+
+
+def set_precision(model: Model, settings: PretrainSettings) -> None:
     """Choose the dtypes of training: matrix products in that of the settings, residual stream float32."""
     model.set_compute_dtype(getattr(torch, settings.precision), residual=torch.float32)
 
@@ -123,7 +136,7 @@ def windows_at_once(settings: PretrainSettings, device: torch.device) -> int:
     return min(settings.batch_size, max(1, CPU_PASS // settings.window))
 
 
-def choose_recompute(model: Hawk, settings: PretrainSettings, recompute: str, free: int) -> bool:
+def choose_recompute(model: Model, settings: PretrainSettings, recompute: str, free: int) -> bool:
     """Decide whether blocks are run again in the backward pass rather than kept; `free` is in bytes.
 
     Raises
@@ -135,9 +148,12 @@ def choose_recompute(model: Hawk, settings: PretrainSettings, recompute: str, fr
         raise UsageError(f"--recompute: got {recompute!r}, expected one of {', '.join(RECOMPUTE)}")
     if recompute == "always" and settings.chunk:
         raise UsageError(f"--recompute always: got --chunk {settings.chunk}, expected 0: it needs whole windows")
-    tokens = windows_at_once(settings, model.embedding.device) * settings.window
+    if isinstance(model, NucleotideTransformer) and (recompute == "always" or settings.chunk):
+        raise UsageError("--recompute always and --chunk are of recurrent models; this one runs whole windows")
+    tokens = windows_at_once(settings, model.embedding.device) * tokens_of(model.config, settings.window)
     kept, least = (graph_bytes(model, tokens, recompute=again) for again in (False, True))
-    chosen = recompute == "always" or (recompute == "auto" and not settings.chunk and kept > _GRAPH_SHARE * free)
+    possible = not settings.chunk and not isinstance(model, NucleotideTransformer)
+    chosen = recompute == "always" or (recompute == "auto" and possible and kept > _GRAPH_SHARE * free)
     # Besides the graph: gradients, and AdamW's two moments.
     needed = (least if chosen else kept) + 3 * sum(p.nbytes for p in model.parameters())
     if needed > _MOST * free:
@@ -151,7 +167,7 @@ def choose_recompute(model: Hawk, settings: PretrainSettings, recompute: str, fr
 
 
 def gradients(
-    model: Hawk, corpus: Corpus, settings: PretrainSettings, step: int, *, recompute: bool = False
+    model: Model, corpus: Corpus, settings: PretrainSettings, step: int, *, recompute: bool = False
 ) -> tuple[float, float]:
     """Leave the clipped gradients of one step in the model; returns the loss in nats per masked base and their norm."""
     device = model.embedding.device
@@ -162,7 +178,7 @@ def gradients(
         for i in range(settings.batch_size):
             rng = sample_rng(settings.seed, step, micro * settings.batch_size + i)
             ids = corpus.draw(rng)
-            batch.append((ids, corrupt(ids, rng, settings.mask_fraction)))
+            batch.append(masked_example(model.config, ids, rng, settings.mask_fraction))
         batches.append(batch)
     count = sum(int(masked.targets.sum()) for batch in batches for _, masked in batch)
     total, most = 0.0, windows_at_once(settings, device)
@@ -187,20 +203,21 @@ def update(optimizer: torch.optim.Optimizer, settings: PretrainSettings, step: i
 
 
 @torch.no_grad()
-def validate(model: Hawk, corpus: Corpus, windows: list[Window], settings: PretrainSettings) -> dict[str, float]:
+def validate(model: Model, corpus: Corpus, windows: list[Window], settings: PretrainSettings) -> dict[str, float]:
     """Return the mean masked loss of each genome that has validation windows, the same masks every time."""
     losses: dict[str, list[Tensor]] = {}
     for index, window in enumerate(windows):
         ids = corpus.fetch(window)
-        masked = corrupt(ids, sample_rng(settings.seed, _VALIDATION_STEP, index), settings.mask_fraction)
+        rng = sample_rng(settings.seed, _VALIDATION_STEP, index)
+        truth, masked = masked_example(model.config, ids, rng, settings.mask_fraction)
         if masked.targets.any():
-            loss = batch_loss(model, [(ids, masked)], model.embedding.device, settings.chunk)
+            loss = batch_loss(model, [(truth, masked)], model.embedding.device, settings.chunk)
             losses.setdefault(corpus.names[window.source], []).append(loss)
     return {name: torch.cat(parts).double().mean().item() for name, parts in losses.items()}
 
 
 def fit(
-    model: Hawk,
+    model: Model,
     corpus: Corpus,
     settings: PretrainSettings,
     run: Path,

@@ -10,9 +10,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from lrgenome import kmers
+from lrgenome.config import ModelConfig, NucleotideTransformerConfig
 from lrgenome.dna import FIRST_BASE, MASK, IdArray
 
 MASK_SHARE = 0.8
@@ -22,10 +25,10 @@ RANDOM_SHARE = 0.1
 class Masked(NamedTuple):
     """A corrupted window."""
 
-    ids: IdArray
-    """(t,) uint8 input."""
+    ids: npt.NDArray[np.integer]
+    """(t,) input: uint8 bases, or int64 tokens."""
     targets: np.ndarray
-    """(t,) bool: positions whose true base the loss asks for."""
+    """(t,) bool: positions whose true base or token the loss asks for."""
 
 
 def corrupt(ids: IdArray, rng: np.random.Generator, fraction: float) -> Masked:
@@ -39,6 +42,39 @@ def corrupt(ids: IdArray, rng: np.random.Generator, fraction: float) -> Masked:
     swap = targets & (how >= MASK_SHARE) & (how < MASK_SHARE + RANDOM_SHARE)
     corrupted[swap] = random_bases[swap]
     return Masked(corrupted, targets)
+
+
+def corrupt_tokens(tokens: npt.NDArray[np.int64], rng: np.random.Generator, fraction: float) -> Masked:
+    """Choose targets among the 6-mers and single bases of a window's tokens (n,) and corrupt them; N never is one.
+
+    A random replacement is one of the 6-mers.
+    """
+    eligible = (tokens >= kmers.FIRST_KMER) & (tokens != kmers.SINGLE_N)
+    targets = eligible & (rng.random(tokens.shape) < fraction)
+    how = rng.random(tokens.shape)
+    random_kmers = rng.integers(kmers.FIRST_KMER, kmers.FIRST_SINGLE, tokens.shape)
+    corrupted = tokens.copy()
+    corrupted[targets & (how < MASK_SHARE)] = kmers.MASK
+    swap = targets & (how >= MASK_SHARE) & (how < MASK_SHARE + RANDOM_SHARE)
+    corrupted[swap] = random_kmers[swap]
+    return Masked(corrupted, targets)
+
+
+def tokens_of(config: ModelConfig, length: int) -> int:
+    """Return the tokens of a window of `length` bp without N."""
+    if isinstance(config, NucleotideTransformerConfig) and config.kmers:
+        return 1 + length // kmers.K + length % kmers.K
+    return length
+
+
+def masked_example(
+    config: ModelConfig, bases: IdArray, rng: np.random.Generator, fraction: float
+) -> tuple[npt.NDArray[np.integer], Masked]:
+    """Return what a model with these settings reads of a window of bases (t,), true and corrupted: bases or 6-mers."""
+    if isinstance(config, NucleotideTransformerConfig) and config.kmers:
+        tokens = kmers.tokenize(bases).ids
+        return tokens, corrupt_tokens(tokens, rng, fraction)
+    return bases, corrupt(bases, rng, fraction)
 
 
 def masked_losses(logits: Tensor, truth: Tensor) -> Tensor:

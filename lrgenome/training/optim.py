@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-NO_DECAY = ("norm", "bias", "a_param", "embedding", "conv_weight")
+NO_DECAY = ("norm", "bias", "a_param", "a_log", "skip", "embedding", "conv_weight")
 
 
 def learning_rate(step: int, *, warmup: int, steps: int, low: float, high: float) -> float:

@@ -16,7 +16,7 @@ from torch import nn
 
 from lrgenome.config import config_from_json
 from lrgenome.errors import ModelError, OutputError, UsageError
-from lrgenome.models.hawk import Hawk
+from lrgenome.models.families import Model, build
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def last_step(run: Path) -> int:
     return int(found[-1].name.removeprefix(_PREFIX)) if found else 0
 
 
-def load_weights(run: Path) -> Hawk:
+def load_weights(run: Path) -> Model:
     """Make a model with the weights of the last snapshot of a run, finished or not.
 
     Raises
@@ -76,7 +76,7 @@ def load_weights(run: Path) -> Hawk:
     try:
         saved = json.loads((folder / "identity.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "state.safetensors")
-        model = Hawk(config_from_json(saved["model"]))
+        model = build(config_from_json(saved["model"]))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(tensors[f"model/{name}"])

@@ -19,16 +19,21 @@ import torch
 from torch import Tensor
 
 from lrgenome import dna
-from lrgenome.config import PRESETS, HawkConfig, ModelConfig
+from lrgenome.config import PRESETS, CaduceusConfig, HawkConfig, ModelConfig, NucleotideTransformerConfig
 from lrgenome.engine.store import FileStore, MemoryStore, Store
 from lrgenome.glossary import parse_length
-from lrgenome.models.hawk import Direction, Hawk, HawkBlock, build
+from lrgenome.models.base import Block
+from lrgenome.models.caduceus import CaduceusBlock
+from lrgenome.models.families import Recurrent, build
+from lrgenome.models.hawk import Direction, HawkBlock
 
 MODELS: dict[str, ModelConfig] = {
-    **PRESETS,
+    **{name: config for name, config in PRESETS.items() if not isinstance(config, NucleotideTransformerConfig)},
     "toy": HawkConfig(layers=2, width=32, recurrent_width=32, heads=2, mlp_width=64),
+    "toy-caduceus": CaduceusConfig(layers=2, width=32),
+    "toy-caduceus-ps": CaduceusConfig(layers=2, width=32, equivariant=True),
 }
-"""The presets, and one for the tests of the benchmarks."""
+"""The recurrent presets, and small ones for the tests of the benchmarks."""
 
 ROWS = (512, 1024, 2048, 4096, 8192)
 """Numbers of rows at a time that the floor tries."""
@@ -99,14 +104,17 @@ class Floor(NamedTuple):
     """One of `LIBRARIES`."""
 
 
-def run(measure: Callable[[Any], dict[str, Any]], report: Callable[[dict[str, Any]], str], options: Any) -> None:
-    """Measure what `options` say; print the report, then the result as one line of JSON."""
+def run(
+    measure: Callable[[Any], dict[str, Any]], report: Callable[[dict[str, Any]], str], options: Any
+) -> dict[str, Any]:
+    """Measure what `options` say; print the report, then the result as one line of JSON, and return it."""
     result = measure(options)
     print(report(result))
     print(json.dumps(result))
+    return result
 
 
-def build_model(name: str, dtype: torch.dtype) -> Hawk:
+def build_model(name: str, dtype: torch.dtype) -> Recurrent:
     """Make a model with random weights, the same each time, ready for inference."""
     return build(MODELS[name], seed=0).for_inference(dtype)
 
@@ -143,12 +151,23 @@ def fastest(call: Callable[[], object], *, seconds: float = 0.2, runs: int = 3) 
     return best
 
 
+def matrices(block: Block) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the matrices of a block's products: dense ones (o, i), and block-diagonal ones (h, w, o)."""
+    if isinstance(block, HawkBlock):
+        names = ["in_branch_weight", "in_gate_weight", "out_weight", "up_weight", "down_weight"]
+        return [getattr(block, name) for name in names], [cast(Direction, d).gate_weight for d in block.directions]
+    names = ["in_branch_weight", "in_gate_weight", "out_weight"]
+    own = [getattr(direction, name) for direction in cast(CaduceusBlock, block).directions
+           for name in ("x_weight", "dt_weight")]  # fmt: skip
+    return [getattr(block, name) for name in names] + own, []
+
+
 def flops_per_bp(config: ModelConfig) -> int:
     """Additions and multiplications of a forward pass's matrix products at one position, without the head."""
-    d, e, f, w = config.width, config.recurrent_width, config.mlp_width, config.head_width
-    dense = 2 * d * e + e * d + d * 2 * f + f * d
-    gates = 2 * e * 2 * w
-    return 2 * config.layers * (dense + gates)
+    with torch.device("meta"):
+        model = build(config)
+    weights = [weight for block in model.stack for kind in matrices(block) for weight in kind]
+    return 2 * model.strands * sum(weight.numel() for weight in weights)
 
 
 def onednn_works() -> bool:
@@ -180,25 +199,25 @@ def square_rate(size: int, dtype: torch.dtype) -> dict[str, float]:
 class Products:
     """All matrix products of some layers over `rows` rows at a time."""
 
-    def __init__(self, model: Hawk, rows: int, provider: str, layers: int) -> None:
-        config, dtype = model.config, model.compute_dtype
-        d, e, f = config.width, config.recurrent_width, config.mlp_width
-        h, w = config.heads, config.head_width
+    def __init__(self, model: Recurrent, rows: int, provider: str, layers: int) -> None:
+        dtype = model.compute_dtype
         self.rows, self.provider = rows, provider
-        self._x = {width: torch.randn(rows, width).to(dtype) for width in {d, e, f}}
-        self._out = {width: torch.empty(rows, width, dtype=dtype) for width in {d, e, 2 * f}}
-        self._heads = torch.randn(h, rows, w).to(dtype)
-        self._gates = torch.empty(h, rows, 2 * w, dtype=dtype)
+        found = [matrices(block) for block in model.stack[:layers]]
+        self._widths = [(weight.shape[1], weight.shape[0]) for weight in found[0][0]]
+        self._x = {width: torch.randn(rows, width).to(dtype) for width, _ in self._widths}
+        self._out = {width: torch.empty(rows, width, dtype=dtype) for _, width in self._widths}
+        for weight in found[0][1][:1]:
+            h, w, o = weight.shape
+            self._heads = torch.randn(h, rows, w).to(dtype)
+            self._gates = torch.empty(h, rows, o, dtype=dtype)
         self._layers = []
-        for block in cast(list[HawkBlock], model.stack[:layers]):
-            names = ("in_branch", "in_gate", "out", "up", "down")
-            dense = [cast(Tensor, getattr(block, name + "_weight")).detach() for name in names]
-            gates = [cast(Direction, direction).gate_weight.detach() for direction in block.directions]
+        for dense, gates in found:
+            dense = [weight.detach() for weight in dense]
+            split: list[Any] = [weight.detach() for weight in gates]
             if provider == "onednn":
                 dense = [self._pack(weight) for weight in dense]
-                gates = [[self._pack(head.t().contiguous()) for head in weight] for weight in gates]
-            self._layers.append((dense, gates))
-        self._widths = [(d, e), (d, e), (e, d), (d, 2 * f), (f, d)]
+                split = [[self._pack(head.t().contiguous()) for head in weight] for weight in split]
+            self._layers.append((dense, split))
 
     def _pack(self, weight: Tensor) -> Tensor:
         packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, self.rows)
@@ -236,9 +255,9 @@ class FloorMeter:
     many rows a layer are timed and the result is scaled by length / `SAMPLE`.
     """
 
-    def __init__(self, model: Hawk, length: int) -> None:
-        self._model, self._length = model, length
-        self._sample = min(length, SAMPLE)
+    def __init__(self, model: Recurrent, length: int) -> None:
+        self._model, self._length = model, length * model.strands
+        self._sample = min(self._length, SAMPLE)
         self._chosen: list[Products] = []
         self.rounds: list[Floor] = []
         """The best of each round."""

@@ -21,6 +21,7 @@ from lrgenome.engine.chunking import default_chunk
 from lrgenome.engine.store import Store
 from lrgenome.engine.sweep import stream
 from lrgenome.io.resources import peak_rss
+from lrgenome.models.families import Recurrent
 from lrgenome.models.hawk import Hawk
 from lrgenome.ops.jit import set_threads
 from lrgenome.ops.workspace import Workspace
@@ -36,7 +37,7 @@ IDLE = 0.8
 class Pass:
     """A forward pass that can be run again and again, with the same buffers."""
 
-    def __init__(self, model: Hawk, length: int, chunk: int, store: Store, *, keep_prepared: bool) -> None:
+    def __init__(self, model: Recurrent, length: int, chunk: int, store: Store, *, keep_prepared: bool) -> None:
         self._model, self._chunk, self._store = model, chunk, store
         self._keep_prepared = keep_prepared
         self._ids = common.random_bases(length)
@@ -126,7 +127,7 @@ def measure(options: Any) -> dict[str, Any]:
         "preempted_per_pass": [used.preempted for used in passes],
     }
     result["warnings"] = _warnings(result)
-    if options.profile:
+    if options.profile and isinstance(model, Hawk):
         result["profile"] = op_times.measure(
             model,
             chunk,
@@ -200,7 +201,7 @@ def parse(arguments: Sequence[str] | None = None) -> Any:
     """Read the command line."""
     parser = common.common_options("Speed of the exact sweeps against that of their matrix products.")
     parser.add_argument("--length", type=common.length_option, default=131_072, help="(%(default)s)")
-    parser.add_argument("--profile", action="store_true", help="time each operation of a layer as well")
+    parser.add_argument("--profile", action="store_true", help="time each operation of a layer as well (Hawk)")
     options = parser.parse_args(arguments)
     if options.clock == "cpu" and options.threads != 1:
         parser.error("--clock cpu: CPU time is that of one thread; expected --threads 1")

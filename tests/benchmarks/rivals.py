@@ -9,6 +9,8 @@ in inference, as we run it and as the modules of two other libraries do the same
 Theirs is their residual block with a second convolution and RG-LRU over the flipped sequence. Outputs are compared
 before anything is timed. Then rounds alternate, and the best of each counts: all in float32, theirs in bfloat16
 too, ours in the best precision of this CPU. A table follows, and one line of JSON.
+
+``--layer mamba`` does it with a Caduceus layer and the Mamba of two libraries; see `mamba_rivals`.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracles"))
 
 import common
+import mamba_rivals
 import torch
 from hawk_oracles import (
     BothWays,
@@ -34,7 +37,7 @@ from hawk_oracles import (
 )
 from torch import Tensor, nn
 
-from lrgenome.config import HawkConfig
+from lrgenome.config import CaduceusConfig, HawkConfig
 from lrgenome.engine.chunking import default_chunk
 from lrgenome.engine.sweep import Chunk, stream
 from lrgenome.models.hawk import Hawk, build
@@ -178,17 +181,29 @@ def report(r: dict[str, Any]) -> str:
 def parse(arguments: Sequence[str] | None = None) -> Any:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Our layers against those of other libraries.")
-    parser.add_argument("--preset", choices=common.MODELS, default="hawk-50m", help="shape (%(default)s)")
-    parser.add_argument("--length", type=common.length_option, default=12_000, help="window, bp (%(default)s)")
+    parser.add_argument("--layer", choices=("hawk", "mamba"), default="hawk", help="(%(default)s)")
+    parser.add_argument("--preset", choices=common.MODELS, help="shape (hawk-50m or caduceus-50m)")
+    parser.add_argument("--length", type=common.length_option, help="window, bp (12,000; of mamba 2,048)")
     parser.add_argument("--chunk", type=common.length_option, help="positions at a time (as the commands choose it)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="(%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="rounds that count (%(default)s)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    mamba = options.layer == "mamba"
+    options.preset = options.preset or ("caduceus-50m" if mamba else "hawk-50m")
+    # One of the Mambas is a loop in Python over positions.
+    options.length = options.length or (2_048 if mamba else 12_000)
+    if isinstance(common.MODELS[options.preset], CaduceusConfig) != mamba:
+        parser.error(f"--preset {options.preset}: expected one of a {options.layer} model")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    common.run(measure, report, parse(arguments))
+    options = parse(arguments)
+    if options.layer == "mamba":
+        common.run(mamba_rivals.measure, mamba_rivals.report, options)
+    else:
+        common.run(measure, report, options)
 
 
 if __name__ == "__main__":

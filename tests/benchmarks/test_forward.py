@@ -64,6 +64,16 @@ def test_forward_reports_consistent_numbers(capsys, tmp_path, precision, store):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("preset", ["toy-caduceus", "toy-caduceus-ps"])
+def test_a_caduceus_has_a_floor_of_its_own(capsys, preset):
+    _, result = run(forward.main, capsys, "--preset", preset, "--length", "600", "--precision", "float32")
+    d, e, r, n = 32, 64, 2, 16
+    layer = 3 * d * e + 2 * (e * (r + 2 * n) + r * e)
+    flops = (2 if preset.endswith("ps") else 1) * 2 * 2 * layer
+    assert common.flops_per_bp(common.MODELS[preset]) == flops
+    assert result["floor_gflops"] == pytest.approx(1e-9 * flops * result["floor_bp_per_s"], rel=1e-3)
+
+
 def test_a_long_floor_is_scaled_by_rows_and_says_so(capsys, monkeypatch):
     monkeypatch.setattr(common, "SAMPLE", 512)
     text, result = run(forward.main, capsys, "--length", "1kbp")

@@ -18,7 +18,7 @@ import numpy as np
 from common import Usage
 
 from lrgenome.io.resources import available_memory, peak_rss
-from lrgenome.models.hawk import build
+from lrgenome.models.families import build
 from lrgenome.ops.jit import set_threads
 from lrgenome.training.data import Corpus
 from lrgenome.training.loop import (

@@ -7,6 +7,7 @@ from lrgenome import dna
 from lrgenome.config import HawkConfig
 from lrgenome.engine.sweep import hidden_states, stream
 from lrgenome.glossary import FORWARD, REVERSE
+from lrgenome.models.base import RecurrentModel
 from lrgenome.models.hawk import Hawk, build
 
 T = 37
@@ -33,14 +34,14 @@ def windows(length: int = T, batch: int = 3, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(ids.astype(np.uint8))
 
 
-def run(model: Hawk, ids: torch.Tensor, **options) -> torch.Tensor:
+def run(model: RecurrentModel, ids: torch.Tensor, *, width: int | None = None, **options) -> torch.Tensor:
     """Join the chunks of a sweep without gradients, checking their places."""
     parts, at = [], 0
     with torch.no_grad():
         for part in stream(model, ids, **options):
             assert part.start == at and part.hidden.shape == (
                 *(ids.shape[0], part.end - at),
-                model.config.width,
+                width or model.config.width,
             )
             parts.append(part.hidden.clone())
             at = part.end
@@ -114,7 +115,9 @@ def reference(model: Hawk, ids, *, cuts_forward=(), cuts_reverse=(), layers=None
     return np.stack(rows)
 
 
-def gradients(model: Hawk, ids: torch.Tensor, chunk: int, weight: torch.Tensor, **options) -> dict[str, torch.Tensor]:
+def gradients(
+    model: RecurrentModel, ids: torch.Tensor, chunk: int, weight: torch.Tensor, **options
+) -> dict[str, torch.Tensor]:
     model.zero_grad(set_to_none=True)
     (hidden_states(model, ids, chunk=chunk, **options) * weight).sum().backward()
     return {name: p.grad.clone() for name, p in model.named_parameters()}

@@ -11,13 +11,13 @@ from helpers import (
     LENGTHS,
     ConvInputs,
     assert_all_close,
-    causal_conv1d_stand_in,
     chunks,
     conv_inputs,
     one_thread,  # noqa: F401
     outputs_and_gradients,
     threads,
 )
+from scan_inputs import causal_conv1d_and_silu_stand_in
 from torch import Tensor
 
 from lrgenome.ops import backend
@@ -37,7 +37,7 @@ FAST = ("cpu", "blocked", "cuda")
 def stand_in_for_causal_conv1d() -> Iterator[None]:
     """Let the CUDA adapter run on the CPU with a kernel in plain torch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda, "_import_kernel", lambda: causal_conv1d_stand_in)
+        patch.setattr(cuda, "_import_kernel", lambda: causal_conv1d_and_silu_stand_in)
         cuda._checked_kernel.cache_clear()
         yield
     cuda._checked_kernel.cache_clear()
@@ -93,6 +93,29 @@ def test_fast_agrees_with_definition(name: str, dtype: torch.dtype, t: int, e: i
     assert [g.dtype for g in got[1]] == [i.dtype for i in inputs]
     want = outputs_and_gradients(partial(naive.conv, reverse=reverse), inputs, torch.float64)
     assert_all_close(got, want, 1e-5, ConvInputs._fields)
+
+
+@pytest.mark.parametrize("reverse", BOTH)
+@pytest.mark.parametrize(("t", "e"), [*((t, 24) for t in (0, 1, 3, 4, 65)), (257, 8), (129, 128), (6, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", FAST)
+def test_silu_is_taken_of_the_sums(name: str, dtype: torch.dtype, t: int, e: int, reverse: bool) -> None:
+    inputs = conv_inputs(2, t, e, dtype)
+
+    def by_hand(*leaves: Tensor) -> Tensor:
+        y = naive.conv(*leaves, reverse=reverse)
+        return y / (1.0 + torch.exp(-y))
+
+    want = outputs_and_gradients(by_hand, inputs, torch.float64)
+    with backend.use(name):
+        got = outputs_and_gradients(partial(conv, reverse=reverse, silu=True), inputs)
+        out = torch.full_like(inputs.x, -7.0)
+        y = conv(*inputs, reverse=reverse, silu=True, out=out)
+    assert [g.dtype for g in got[1]] == [i.dtype for i in inputs]
+    assert_all_close(got, want, 1e-5, ConvInputs._fields)
+    assert torch.equal(y, got[0][0]) and (name != "cpu" or torch.equal(out, y))
+    exact = outputs_and_gradients(partial(naive.conv, reverse=reverse, silu=True), inputs, torch.float64)
+    assert_all_close(exact, want, 1e-12, ConvInputs._fields)
 
 
 @pytest.mark.parametrize("reverse", BOTH)

@@ -15,10 +15,18 @@ from helpers import (
 from torch import Tensor
 
 from lrgenome.ops import backend
-from lrgenome.ops.gating import gate_sum, geglu, naive_gate_sum, naive_geglu
+from lrgenome.ops.gating import (
+    gate_sum,
+    geglu,
+    naive_gate_sum,
+    naive_geglu,
+    naive_silu_gate_sum,
+    silu_gate_sum,
+)
 
 SHAPES = [(0, 24), (1, 24), (31, 8), (33, 24), (100, 65)]
 DTYPES = [torch.float32, torch.bfloat16]
+BRANCH_GATES = {"gelu": (gate_sum, naive_gate_sum), "silu": (silu_gate_sum, naive_silu_gate_sum)}
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -37,7 +45,11 @@ def test_definitions_agree_with_numpy() -> None:
     np.testing.assert_allclose(naive_geglu(m).numpy(), want, rtol=1e-12, atol=1e-14)
     want = gelu(products) * (y1 + y2).numpy()
     np.testing.assert_allclose(naive_gate_sum(m, y1, y2).numpy(), want, rtol=1e-12, atol=1e-14)
-    assert torch.equal(geglu(m), naive_geglu(m)) and torch.equal(gate_sum(m, y1, y2), naive_gate_sum(m, y1, y2))
+    want = products / (1.0 + np.exp(-products)) * (y1 + y2).numpy()
+    np.testing.assert_allclose(naive_silu_gate_sum(m, y1, y2).numpy(), want, rtol=1e-12, atol=1e-14)
+    assert torch.equal(geglu(m), naive_geglu(m))
+    for fast, naive in BRANCH_GATES.values():
+        assert torch.equal(fast(m, y1, y2), naive(m, y1, y2))
     with backend.use("naive"):
         assert torch.equal(geglu(m.float()), naive_geglu(m.float()))
 
@@ -46,6 +58,7 @@ def test_gradcheck() -> None:
     m, y1, y2 = (draw(3, 6, dtype=torch.float64, seed=seed).requires_grad_() for seed in range(3))
     torch.autograd.gradcheck(naive_geglu, (m,))
     torch.autograd.gradcheck(naive_gate_sum, (m, y1, y2))
+    torch.autograd.gradcheck(naive_silu_gate_sum, (m, y1, y2))
 
 
 @pytest.mark.parametrize(("n", "f"), SHAPES)
@@ -62,14 +75,16 @@ def test_fast_mlp_gate_agrees_with_definition(dtype: torch.dtype, n: int, f: int
 
 @pytest.mark.parametrize(("n", "e"), SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_fast_branch_gate_agrees_with_definition(dtype: torch.dtype, n: int, e: int) -> None:
+@pytest.mark.parametrize("name", BRANCH_GATES)
+def test_fast_branch_gate_agrees_with_definition(name: str, dtype: torch.dtype, n: int, e: int) -> None:
+    fast, naive = BRANCH_GATES[name]
     inputs = [draw(n, e, dtype=dtype, seed=seed) for seed in range(3)]
-    got = outputs_and_gradients(gate_sum, inputs)
-    want = outputs_and_gradients(naive_gate_sum, inputs, torch.float64)
+    got = outputs_and_gradients(fast, inputs)
+    want = outputs_and_gradients(naive, inputs, torch.float64)
     assert {t.dtype for t in got[0] + got[1]} == {dtype}
     assert_all_close(got, want, 1e-6, ("gate", "y1", "y2"))
     with torch.no_grad():
-        assert torch.equal(gate_sum(*inputs), got[0][0])
+        assert torch.equal(fast(*inputs), got[0][0])
 
 
 def test_gradients_of_both_directions_are_two_tensors() -> None:
@@ -85,10 +100,12 @@ def test_gradients_of_both_directions_are_two_tensors() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_out_may_be_an_input(place: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", BRANCH_GATES)
+def test_out_may_be_an_input(name: str, place: int, dtype: torch.dtype) -> None:
+    fast, _ = BRANCH_GATES[name]
     inputs = [draw(33, 24, dtype=dtype, seed=seed) for seed in range(3)]
-    want = gate_sum(*inputs)
-    y = gate_sum(*inputs, out=inputs[place])
+    want = fast(*inputs)
+    y = fast(*inputs, out=inputs[place])
     assert y.data_ptr() == inputs[place].data_ptr() and torch.equal(y, want)
 
 
@@ -100,26 +117,35 @@ def test_out_receives_the_result_unless_autograd_is_at_work() -> None:
     out = torch.zeros(9, 4)
     y = geglu(m.clone().requires_grad_(), out=out)
     assert y.requires_grad and not out.any() and torch.equal(y.detach(), geglu(m))
-    out = torch.zeros(9, 8)
-    y = gate_sum(m, y1, y2.clone().requires_grad_(), out=out)
-    assert y.requires_grad and not out.any() and torch.equal(y.detach(), gate_sum(m, y1, y2))
+    for fast, _ in BRANCH_GATES.values():
+        out = torch.zeros(9, 8)
+        y = fast(m, y1, y2.clone().requires_grad_(), out=out)
+        assert y.requires_grad and not out.any() and torch.equal(y.detach(), fast(m, y1, y2))
 
 
-def test_extreme_gates_stay_finite() -> None:
+@pytest.mark.parametrize("name", BRANCH_GATES)
+def test_extreme_gates_stay_finite(name: str) -> None:
+    fast, naive = BRANCH_GATES[name]
     gate = torch.tensor([[-1e9, -1e4, -100.0, -20.0, 0.0, 20.0, 100.0, 1e4, 1e9]]).requires_grad_()
     one, zero = torch.ones_like(gate.detach()), torch.zeros_like(gate.detach())
-    y = gate_sum(gate, one, zero)
+    y = fast(gate, one, zero)
     (slope,) = torch.autograd.grad(y.sum(), gate)
-    torch.testing.assert_close(y.detach(), gate.detach().clamp(min=0.0), rtol=1e-6, atol=1e-20)
-    torch.testing.assert_close(slope, torch.tensor([[0.0] * 4 + [0.5] + [1.0] * 4]), rtol=1e-6, atol=1e-11)
+    ramp = gate.detach().double().requires_grad_()
+    want = naive(ramp, one.double(), zero.double())
+    (want_slope,) = torch.autograd.grad(want.sum(), ramp)
+    torch.testing.assert_close(y.detach().double(), want.detach(), rtol=1e-6, atol=1e-20)
+    torch.testing.assert_close(slope.double(), want_slope, rtol=1e-6, atol=1e-11)
+    torch.testing.assert_close(y.detach(), gate.detach().clamp(min=0.0), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(slope, torch.tensor([[0.0] * 4 + [0.5] + [1.0] * 4]), rtol=1e-6, atol=1e-7)
 
 
 def test_not_a_number_stays_in_its_place() -> None:
-    for place in range(3):
-        inputs = [draw(3, 8, seed=seed) for seed in range(3)]
-        inputs[place][1, 5] = torch.nan
-        bad = torch.isnan(gate_sum(*inputs))
-        assert bad[1, 5] and bad.sum() == 1
+    for fast, _ in BRANCH_GATES.values():
+        for place in range(3):
+            inputs = [draw(3, 8, seed=seed) for seed in range(3)]
+            inputs[place][1, 5] = torch.nan
+            bad = torch.isnan(fast(*inputs))
+            assert bad[1, 5] and bad.sum() == 1
     m = draw(3, 8)
     m[1, 5] = torch.nan
     bad = torch.isnan(geglu(m))
@@ -134,7 +160,8 @@ def test_equal_threads_give_equal_bytes(dtype: torch.dtype, count: int) -> None:
     inputs = [draw(200, 40, dtype=dtype, seed=seed) for seed in range(3)]
     with threads(count):
         runs = [outputs_and_gradients(gate_sum, inputs) for _ in range(2)]
+        runs_silu = [outputs_and_gradients(silu_gate_sum, inputs) for _ in range(2)]
         runs_mlp = [outputs_and_gradients(geglu, inputs[:1]) for _ in range(2)]
-    for first, second in (runs, runs_mlp):
+    for first, second in (runs, runs_silu, runs_mlp):
         for one, two in zip(first[0] + first[1], second[0] + second[1], strict=True):
             assert one.view(torch.uint8).equal(two.view(torch.uint8))

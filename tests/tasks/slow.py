@@ -73,17 +73,17 @@ class SlowModel:
             ws = Workspace(enabled=False)
             x = self.model.embed(torch.from_numpy(ids.astype(np.int64))[None])
             for block in self.model.stack[:layers]:
-                u, start = block.prepare(x, ws), block.initial_state(1, x.device)
+                u, start = block.prepare(x, ws), block.initial_state(len(x), x.device)
                 ys = [
                     block.scan(u, start, weights=way, reverse=way == REVERSE, reset=True, ws=ws)[0]
                     for way in (FORWARD, REVERSE)
                 ]
                 x = block.combine(x, u, *ys, ws)
-            return (x if layers else self.model.finish(x))[0].numpy().copy()
+            return self.model.finish(x, norm=not layers)[0].numpy().copy()
 
     def log_p(self, states: Array) -> Array:
         """Return (t, v) log-probabilities of tokens."""
-        logits = states @ self.model.embedding.numpy().T
+        logits = self.model.logits(torch.from_numpy(states.copy())).numpy()
         top = logits.max(-1, keepdims=True)
         return logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True))
 

@@ -284,14 +284,14 @@ def test_output_that_cannot_be_written_exits_3(manifest, tiny_model, tmp_path):
 
 
 def test_initial_half_lives_follow_the_options():
-    assert choose_model("hawk-mini", None, False, None, 0)[1] == PRESETS["hawk-mini"]
-    assert choose_model("hawk-mini", 5000, False, None, 0)[1].half_life_max == 5000
-    model, config = choose_model("hawk-mini", None, True, None, 0)
+    assert choose_model("hawk-mini", None, False, None, 0, 64)[1] == PRESETS["hawk-mini"]
+    assert choose_model("hawk-mini", 5000, False, None, 0, 64)[1].half_life_max == 5000
+    model, config = choose_model("hawk-mini", None, True, None, 0, 64)
     assert config.half_life_max is None and isinstance(model, Hawk)
-    again, _ = choose_model("hawk-mini", None, True, None, 0)
+    again, _ = choose_model("hawk-mini", None, True, None, 0, 64)
     assert torch.equal(again.embedding, model.embedding)
     with pytest.raises(UsageError):
-        choose_model("hawk-mini", 1, False, None, 0)
+        choose_model("hawk-mini", 1, False, None, 0, 64)
 
 
 def stop(arguments: list[str], log: Path, rows: int, number: int) -> tuple[int, str]:

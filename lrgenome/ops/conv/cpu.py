@@ -1,4 +1,4 @@
-"""The depthwise convolution of width 4 on a CPU, forward and backward, one pass over memory each."""
+"""The depthwise convolution of width 4, with or without SiLU, on a CPU: one pass over memory each way."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from numba import prange
 from torch import Tensor
 
 from lrgenome.ops.intrinsics import fma, from_f32, to_f32, u
+from lrgenome.ops.intrinsics import silu as silu_of
 from lrgenome.ops.jit import kernel, storage
 
 WIDTH = 4
@@ -16,7 +17,7 @@ _LANES = 64
 
 
 @kernel
-def _forward(x: Any, weight: Any, bias: Any, halo: Any, y: Any, reverse: bool) -> None:
+def _forward(x: Any, weight: Any, bias: Any, halo: Any, y: Any, reverse: bool, silu: bool) -> None:
     b, t, e = x.shape
     blocks = (t + _ROWS - 1) // _ROWS
     for task in prange(b * blocks):
@@ -25,8 +26,15 @@ def _forward(x: Any, weight: Any, bias: Any, halo: Any, y: Any, reverse: bool) -
         sign = 1 if reverse else -1
         for p in range(block * _ROWS, min(t, (block + 1) * _ROWS)):
             far = p + sign * 3
-            if 0 <= far < t:
-                p1, p2 = p + sign * 2, p + sign
+            p1, p2 = p + sign * 2, p + sign
+            if 0 <= far < t and silu:
+                for c in range(e):
+                    value = fma(weight[0, c], to_f32(x[row, far, c]), bias[c])
+                    value = fma(weight[1, c], to_f32(x[row, p1, c]), value)
+                    value = fma(weight[2, c], to_f32(x[row, p2, c]), value)
+                    value = fma(weight[3, c], to_f32(x[row, p, c]), value)
+                    y[row, p, c] = from_f32(silu_of(value), y)
+            elif 0 <= far < t:
                 for c in range(e):
                     value = fma(weight[0, c], to_f32(x[row, far, c]), bias[c])
                     value = fma(weight[1, c], to_f32(x[row, p1, c]), value)
@@ -44,7 +52,7 @@ def _forward(x: Any, weight: Any, bias: Any, halo: Any, y: Any, reverse: bool) -
                             value = fma(weight[j, c], to_f32(halo[row, q - t, c]), value)
                         else:
                             value = fma(weight[j, c], to_f32(x[row, q, c]), value)
-                    y[row, p, c] = from_f32(value, y)
+                    y[row, p, c] = from_f32(silu_of(value) if silu else value, y)
 
 
 @kernel
@@ -118,34 +126,42 @@ def _backward(
 
 class _Conv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, reverse: bool) -> Tensor:
-        ctx.save_for_backward(x, weight, halo)
-        ctx.reverse = reverse
-        return run(x, weight, bias, halo, reverse=reverse)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, reverse: bool, silu: bool) -> Tensor:
+        ctx.save_for_backward(x, weight, bias, halo)
+        ctx.flags = (reverse, silu)
+        return run(x, weight, bias, halo, reverse=reverse, silu=silu)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, halo = ctx.saved_tensors
+        x, weight, bias, halo = ctx.saved_tensors
+        reverse, silu = ctx.flags
         b, _, e = x.shape
+        if silu:
+            # What SiLU was taken of, made again, and unrounded: its slope crosses zero.
+            before = run(x, weight, bias, halo, reverse=reverse, out=torch.empty(x.shape))
+            dy = torch.ops.aten.silu_backward(dy.float(), before)
         dx, dhalo = torch.empty_like(x), torch.empty_like(halo)
         dweight, dbias = torch.empty(b, WIDTH, e), torch.empty(b, e)
         _backward(
             storage(x), storage(weight), storage(halo), storage(dy.contiguous()),
-            storage(dx), storage(dhalo), storage(dweight), storage(dbias), ctx.reverse,
+            storage(dx), storage(dhalo), storage(dweight), storage(dbias), reverse,
         )  # fmt: skip
-        return dx, dweight.sum(0), dbias.sum(0), dhalo, None
+        return dx, dweight.sum(0), dbias.sum(0), dhalo, None, None
 
 
-def run(x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *, reverse: bool, out: Tensor | None = None) -> Tensor:
+def run(
+    x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *,
+    reverse: bool, silu: bool = False, out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Run the forward kernel without autograd; `out` (b, t, e) receives y if given."""
     y = torch.empty_like(x) if out is None else out
-    _forward(storage(x), storage(weight), storage(bias), storage(halo), storage(y), reverse)
+    _forward(storage(x), storage(weight), storage(bias), storage(halo), storage(y), reverse, silu)
     return y
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *, reverse: bool) -> Tensor:
+def conv(x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *, reverse: bool, silu: bool = False) -> Tensor:
     """Convolve one chunk; shapes and meaning as in `naive.conv`; width 4, float32 or bfloat16."""
     result: Tensor = _Conv.apply(
-        x.contiguous(), weight.float().contiguous(), bias.float().contiguous(), halo.contiguous(), reverse
+        x.contiguous(), weight.float().contiguous(), bias.float().contiguous(), halo.contiguous(), reverse, silu
     )
     return result

@@ -26,7 +26,9 @@ def _import_kernel() -> Kernel:
     return causal_conv1d_fn
 
 
-def conv_with(kernel: Kernel, x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *, reverse: bool) -> Tensor:
+def conv_with(
+    kernel: Kernel, x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *, reverse: bool, silu: bool = False
+) -> Tensor:
     """Run `kernel` (the signature of causal_conv1d_fn) with a halo, either direction.
 
     The kernel wants (b, e, t) with the channel axis contiguous, for the input and for its initial states. Weight
@@ -39,6 +41,7 @@ def conv_with(kernel: Kernel, x: Tensor, weight: Tensor, bias: Tensor, halo: Ten
         weight.float().t().contiguous(),
         bias.float(),
         initial_states=halo.to(x.dtype).contiguous().transpose(1, 2),
+        activation="silu" if silu else None,
     ).transpose(1, 2)
     return y.flip(1) if reverse else y
 
@@ -60,10 +63,11 @@ def self_check(kernel: Kernel, device: str) -> bool:
     halo = torch.randn((2, 3, 64), generator=generator).to(device)
     weight = torch.randn((4, 64), generator=generator).to(device)
     bias = torch.randn((64,), generator=generator).to(device)
-    for reverse in (False, True):
-        expected = blocked.conv(x, weight, bias, halo, reverse=reverse)
+    for reverse, silu in ((False, False), (True, False), (False, True)):
+        expected = blocked.conv(x, weight, bias, halo, reverse=reverse, silu=silu)
         try:
-            worst = (conv_with(kernel, x, weight, bias, halo, reverse=reverse) - expected).abs().max().item()
+            y = conv_with(kernel, x, weight, bias, halo, reverse=reverse, silu=silu)
+            worst = (y - expected).abs().max().item()
         except Exception as error:
             log.warning("causal_conv1d failed its self-check on %s (%s): plain torch", device, error)
             return False
@@ -73,10 +77,10 @@ def self_check(kernel: Kernel, device: str) -> bool:
     return True
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *, reverse: bool) -> Tensor:
+def conv(x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *, reverse: bool, silu: bool = False) -> Tensor:
     """Convolve one chunk; shapes and meaning as in `naive.conv`."""
     kernel = _checked_kernel(str(x.device))
     # The kernel's initial states and its widths have limits that the plain convolution has not.
     if kernel is None or weight.shape[0] not in (2, 3, 4) or x.shape[2] % 8 or x.shape[1] == 0:
-        return blocked.conv(x, weight, bias, halo, reverse=reverse)
-    return conv_with(kernel, x, weight, bias, halo, reverse=reverse)
+        return blocked.conv(x, weight, bias, halo, reverse=reverse, silu=silu)
+    return conv_with(kernel, x, weight, bias, halo, reverse=reverse, silu=silu)

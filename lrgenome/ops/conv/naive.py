@@ -6,6 +6,7 @@ The k-1 inputs before the chunk (after it, right to left) are the state, in geno
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def next_halo(x: Tensor, halo: Tensor, *, reverse: bool) -> Tensor:
@@ -16,7 +17,7 @@ def next_halo(x: Tensor, halo: Tensor, *, reverse: bool) -> Tensor:
     return torch.cat([halo, x[:, x.shape[1] - min(size, x.shape[1]) :]], 1)[:, -size:]
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *, reverse: bool) -> Tensor:
+def conv(x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *, reverse: bool, silu: bool = False) -> Tensor:
     """Convolve one chunk.
 
     Parameters
@@ -29,6 +30,8 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *, reverse: bool
         (b, k-1, e) inputs on the side that the direction comes from, in genomic order; dtype of x.
     reverse
         Right to left.
+    silu
+        Return y * sigmoid(y), as Mamba does, instead of y.
 
     Returns
     -------
@@ -40,4 +43,4 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *, reverse: bool
     padded = torch.cat([x, halo] if reverse else [halo, x], 1).to(wide)
     taps = weight.to(wide).flip(0) if reverse else weight.to(wide)
     y = bias.to(wide) + sum(taps[j] * padded[:, j : j + t] for j in range(k))
-    return y.to(x.dtype)
+    return (functional.silu(y) if silu else y).to(x.dtype)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lrgenome.ops.record import Record
 from lrgenome.ops.rglru.naive import elementwise
 
 
@@ -43,11 +44,14 @@ def scan(log_a: Tensor, u: Tensor, h0: Tensor, *, reverse: bool) -> Tensor:
 
 
 def rglru(
-    x: Tensor, gates: Tensor, gate_bias: Tensor, decay: Tensor, h0: Tensor, *, reverse: bool, reset: bool
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, gates: Tensor, gate_bias: Tensor, decay: Tensor, h0: Tensor, *,
+    reverse: bool, reset: bool, record: Record | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run the recurrence over one chunk; shapes and meaning as in `naive.rglru`."""
     log_a, u = elementwise(x, gates, gate_bias, decay, reverse=reverse, reset=reset)
+    states = scan(log_a, u, h0, reverse=reverse)
+    if record is not None:
+        record.pick(states, h0, reverse=reverse)
     if x.shape[1] == 0:
         return x, h0
-    states = scan(log_a, u, h0, reverse=reverse)
     return states.to(x.dtype), states[:, 0 if reverse else -1]

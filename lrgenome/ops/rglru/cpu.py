@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lrgenome.ops.intrinsics import CACHE_LINE, expm1, fma, from_f32, prefetch, sigmoid, to_f32, u
 from lrgenome.ops.jit import kernel, storage
+from lrgenome.ops.record import Record
 from lrgenome.ops.rglru.naive import MAX_SQRT_SLOPE
 
 LANES = 64
@@ -25,7 +26,10 @@ _LEAST = np.float32(0.5 / MAX_SQRT_SLOPE)
 
 
 @kernel
-def _forward(x: Any, gates: Any, bias: Any, decay: Any, h: Any, y: Any, lanes: int, reverse: bool, reset: bool) -> None:
+def _forward(
+    x: Any, gates: Any, bias: Any, decay: Any, h: Any, y: Any, when: Any, marks: Any, lanes: int, reverse: bool,
+    reset: bool,
+) -> None:  # fmt: skip
     b, t, e = x.shape
     w = gates.shape[2] // 2
     blocks = e // lanes
@@ -36,7 +40,12 @@ def _forward(x: Any, gates: Any, bias: Any, decay: Any, h: Any, y: Any, lanes: i
         state = np.empty(lanes, np.float32)
         for c in range(lanes):
             state[c] = h[row, u(lo + c)]
+        mark = 0
         for step in range(t):
+            while mark < len(when) and when[mark] == step:
+                for c in range(lanes):
+                    marks[row, mark, u(lo + c)] = state[c]
+                mark += 1
             p = t - 1 - step if reverse else step
             q = row * t + p
             # Rows lie kilobytes apart: the hardware does not foresee them.
@@ -63,6 +72,9 @@ def _forward(x: Any, gates: Any, bias: Any, decay: Any, h: Any, y: Any, lanes: i
                     y[row, p, u(lo + c)] = from_f32(value, y)
         for c in range(lanes):
             h[row, u(lo + c)] = state[c]
+        for last in range(mark, len(when)):
+            for c in range(lanes):
+                marks[row, last, u(lo + c)] = state[c]
 
 
 @kernel
@@ -176,15 +188,22 @@ class _RgLru(torch.autograd.Function):
 
 def run(
     x: Tensor, gates: Tensor, gate_bias: Tensor, decay: Tensor, h0: Tensor, *,
-    reverse: bool, reset: bool, out: Tensor | None = None,
+    reverse: bool, reset: bool, out: Tensor | None = None, record: Record | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Run the forward kernel without autograd; `out` (b, t, e) receives y if given."""
+    """Run the forward kernel without autograd; `out` (b, t, e) receives y, `record` states, if given."""
     y = torch.empty_like(x) if out is None else out
     h = h0.clone(memory_format=torch.contiguous_format)
+    b, t, e = x.shape
+    when = torch.empty(0, dtype=torch.int64) if record is None else record.steps(t, reverse=reverse)
+    # In the order in which the direction comes to them.
+    order = torch.arange(len(when)).flip(0) if reverse else torch.arange(len(when))
+    marks = torch.empty(b, len(when), e)
     _forward(
         storage(x), storage(gates), storage(gate_bias), storage(decay), storage(h), storage(y),
-        _lanes(gates.shape[2] // 2), reverse, reset,
+        storage(when[order]), storage(marks), _lanes(gates.shape[2] // 2), reverse, reset,
     )  # fmt: skip
+    if record is not None:
+        record.h.copy_(marks[:, order])
     return y, h
 
 

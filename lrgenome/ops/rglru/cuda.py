@@ -12,6 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from lrgenome.ops.record import Record
 from lrgenome.ops.rglru import blocked
 from lrgenome.ops.rglru.naive import elementwise
 
@@ -78,12 +79,15 @@ def self_check(kernel: Scan, device: str) -> bool:
 
 
 def rglru(
-    x: Tensor, gates: Tensor, gate_bias: Tensor, decay: Tensor, h0: Tensor, *, reverse: bool, reset: bool
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, gates: Tensor, gate_bias: Tensor, decay: Tensor, h0: Tensor, *,
+    reverse: bool, reset: bool, record: Record | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run the recurrence over one chunk; shapes and meaning as in `naive.rglru`."""
     kernel = _checked_kernel(str(x.device))
     if kernel is None or x.shape[1] == 0:
-        return blocked.rglru(x, gates, gate_bias, decay, h0, reverse=reverse, reset=reset)
+        return blocked.rglru(x, gates, gate_bias, decay, h0, reverse=reverse, reset=reset, record=record)
     log_a, u = elementwise(x, gates, gate_bias, decay, reverse=reverse, reset=reset)
     y, end = scan_with(kernel, log_a, u, h0, reverse=reverse)
+    if record is not None:
+        record.pick(y, h0, reverse=reverse)
     return y.to(x.dtype), end

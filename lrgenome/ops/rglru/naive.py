@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrgenome.ops.record import Record
+
 MAX_SQRT_SLOPE = 1000.0
 
 
@@ -64,8 +66,9 @@ def elementwise(
 
 
 def rglru(
-    x: Tensor, gates: Tensor, gate_bias: Tensor, decay: Tensor, h0: Tensor, *, reverse: bool, reset: bool
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, gates: Tensor, gate_bias: Tensor, decay: Tensor, h0: Tensor, *,
+    reverse: bool, reset: bool, record: Record | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run the recurrence over one chunk, position by position.
 
     Parameters
@@ -84,6 +87,8 @@ def rglru(
         Run from the last position to the first.
     reset
         The first position run is the true first base of this direction.
+    record
+        Receives the states at boundaries inside the chunk.
 
     Returns
     -------
@@ -101,4 +106,6 @@ def rglru(
         h = a[:, position] * h + u[:, position]
         states[position] = h
     y = torch.stack(states, dim=1) if states else u
+    if record is not None:
+        record.pick(y, h0, reverse=reverse)
     return y.to(x.dtype), h

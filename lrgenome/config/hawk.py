@@ -1,4 +1,4 @@
-"""Frozen settings of models, and the named presets."""
+"""Settings of a bidirectional Hawk."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from lrgenome.config.common import check_counts, check_family
 from lrgenome.dna import VOCAB_SIZE
 from lrgenome.errors import UsageError
 
 HAWK = "hawk"
-_HALF_LIFE_LIMIT = 1e12
+HALF_LIFE_LIMIT = 1e12
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,8 @@ class HawkConfig:
     """Which architecture these settings are for."""
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "recurrent_width", "heads", "mlp_width", "conv_width", "vocab"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UsageError(f"model setting {name}: got {value!r}, expected a positive whole number")
-        if self.family != HAWK:
-            raise UsageError(f"model setting family: got {self.family!r}, expected {HAWK!r}")
+        check_counts(self, "layers", "width", "recurrent_width", "heads", "mlp_width", "conv_width", "vocab")
+        check_family(self, HAWK)
         if self.recurrent_width % self.heads:
             raise UsageError(
                 f"model setting heads: got {self.heads}, expected a divisor of recurrent_width {self.recurrent_width}"
@@ -53,8 +50,8 @@ class HawkConfig:
         if self.vocab < VOCAB_SIZE:
             raise UsageError(f"model setting vocab: got {self.vocab}, expected at least {VOCAB_SIZE}")
         life = self.half_life_max
-        if life is not None and not (isinstance(life, int | float) and 2 < life <= _HALF_LIFE_LIMIT):
-            raise UsageError(f"--half-life-max: got {life!r}, expected more than 2 bp and at most {_HALF_LIFE_LIMIT:g}")
+        if life is not None and not (isinstance(life, int | float) and 2 < life <= HALF_LIFE_LIMIT):
+            raise UsageError(f"--half-life-max: got {life!r}, expected more than 2 bp and at most {HALF_LIFE_LIMIT:g}")
 
     @property
     def head_width(self) -> int:
@@ -73,35 +70,3 @@ class HawkConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain values."""
         return dataclasses.asdict(self)
-
-
-ModelConfig = HawkConfig
-
-PRESETS: dict[str, ModelConfig] = {
-    # The paper's Hawk (appendix A), projections tied between directions: 56.7 M parameters.
-    "hawk-50m": HawkConfig(layers=12, width=576, recurrent_width=768, heads=6, mlp_width=1728),
-    # The embedded default: small enough to score thousands of variants on two CPU cores.
-    "hawk-mini": HawkConfig(
-        layers=4, width=192, recurrent_width=256, heads=4, mlp_width=576, half_life_max=12_000.0
-    ),
-}
-
-
-def preset(name: str) -> ModelConfig:
-    """Return the preset of that name; `UsageError` if there is none."""
-    if name not in PRESETS:
-        raise UsageError(f"--preset: got {name!r}, expected one of {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
-def config_from_json(values: object) -> ModelConfig:
-    """Read model settings from decoded JSON; `UsageError` names what is missing, unknown or impossible."""
-    if not isinstance(values, dict):
-        raise UsageError(f"model settings: got {type(values).__name__}, expected an object")
-    known = {field.name for field in dataclasses.fields(HawkConfig)}
-    needed = {f.name for f in dataclasses.fields(HawkConfig) if f.default is dataclasses.MISSING}
-    if unknown := sorted(set(values) - known):
-        raise UsageError(f"model settings: unknown {', '.join(unknown)}; expected {', '.join(sorted(known))}")
-    if missing := sorted(needed - set(values)):
-        raise UsageError(f"model settings: missing {', '.join(missing)}")
-    return HawkConfig(**values)

@@ -1,0 +1,197 @@
+"""Snapshots of published models: folders with ``config.json`` and weights, as Hugging Face keeps them.
+
+No code of a snapshot is run: ``*.py`` is not looked at, and of a pickle only tensors are taken. Weights files are
+mapped, so that a tensor takes no memory before its shape is known to be right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lrgenome.config import ModelConfig
+from lrgenome.errors import ModelError
+
+CONFIG_NAME = "config.json"
+SAFETENSORS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+PICKLE_NAMES = ("pytorch_model.bin", "pytorch_model.pt")
+
+CONVERTERS = {"caduceus": "convert_caduceus", "esm": "convert_nucleotide_transformer"}
+"""``model_type`` of the settings, and the module of `lrgenome.models` that converts such weights."""
+
+_JSON_LIMIT = 1 << 20
+_DAMAGED = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
+"""What `torch.load` raises at files that are damaged, by where the damage is."""
+
+
+def is_published(folder: str | os.PathLike[str]) -> bool:
+    """Tell whether a folder holds a published model that can be converted, going by its settings."""
+    try:
+        settings = _read_object(Path(folder) / CONFIG_NAME, "settings")
+    except ModelError:
+        return False
+    kind = settings.get("model_type")
+    # A checkpoint of our own says what format it has.
+    return isinstance(kind, str) and kind in CONVERTERS and "format" not in settings
+
+
+def load_published(
+    folder: str | os.PathLike[str],
+) -> tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]:
+    """Read a snapshot as one of our models.
+
+    Returns
+    -------
+    config
+        Settings of our model.
+    weights
+        Its parameters by name, float32.
+    meta
+        ``published``: the settings as they were published.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing, damaged or more than tensors, or the model is none that we support.
+    """
+    folder = Path(folder)
+    settings, tensors = read_snapshot(folder)
+    kind = settings.get("model_type")
+    if not isinstance(kind, str) or kind not in CONVERTERS:
+        expected = " or ".join(f'"{name}"' for name in CONVERTERS)
+        raise ModelError(f"model {folder / CONFIG_NAME}: got model_type {kind!r}, expected {expected}")
+    convert = importlib.import_module(f"lrgenome.models.{CONVERTERS[kind]}").convert
+    try:
+        config, weights = convert(tensors, settings)
+    except ModelError as error:
+        raise ModelError(f"published model {folder}: {error}") from error
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"published model {folder}: {name} holds values that are not finite numbers")
+    return config, {name: tensor.float() for name, tensor in weights.items()}, {"published": settings}
+
+
+def read_snapshot(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a snapshot's settings, and its weights by their published names, mapped from their files.
+
+    Raises
+    ------
+    ModelError
+        If there are no settings or weights, or they are damaged, or weights are more than tensors.
+    """
+    folder = Path(folder)
+    settings = _read_object(folder / CONFIG_NAME, "settings")
+    tensors: dict[str, Tensor] = {}
+    for path in _weights_files(folder):
+        read = _read_pickle(path) if path.name in PICKLE_NAMES else _read_safetensors(path)
+        if twice := sorted(set(read) & set(tensors)):
+            raise ModelError(f"model weights {path}: tensor {twice[0]} is in another file too")
+        tensors |= read
+    if (folder / INDEX_NAME).is_file() and not (folder / SAFETENSORS_NAME).is_file():
+        promised = set(_weight_map(folder))
+        if odd := sorted(promised ^ set(tensors)):
+            state = "missing from its files" if odd[0] in promised else "not in it"
+            raise ModelError(f"model weights {folder / INDEX_NAME}: tensor {odd[0]} is {state} ({len(odd)} in all)")
+    return settings, tensors
+
+
+def fingerprint(folder: str | os.PathLike[str]) -> str:
+    """Return the sha256 (hex) of a snapshot's settings followed by its weights files."""
+    folder = Path(folder)
+    settings = _read_object(folder / CONFIG_NAME, "settings")
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for path in _weights_files(folder):
+        with open(path, "rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_object(path: Path, what: str) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _JSON_LIMIT:
+            raise ModelError(f"model {what} {path}: got {path.stat().st_size} bytes, expected at most 1 MiB")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"model {what} {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"model {what} {path}: not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"model {what} {path}: got {type(values).__name__}, expected a JSON object")
+    return values
+
+
+def _weights_files(folder: Path) -> list[Path]:
+    """Choose the weights files: safetensors before pickle, and one file before several."""
+    if (folder / SAFETENSORS_NAME).is_file():
+        return [folder / SAFETENSORS_NAME]
+    if (folder / INDEX_NAME).is_file():
+        return [folder / name for name in sorted(set(_weight_map(folder).values()))]
+    for name in PICKLE_NAMES:
+        if (folder / name).is_file():
+            return [folder / name]
+    expected = ", ".join((SAFETENSORS_NAME, INDEX_NAME, *PICKLE_NAMES))
+    raise ModelError(f"model {folder}: no weights; expected one of {expected}")
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """Read the index of weights in several files: tensor to file in the same folder."""
+    path = folder / INDEX_NAME
+    files = _read_object(path, "index").get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise ModelError(f"model index {path}: expected a weight_map of file names")
+    for name in files.values():
+        # Nothing but a name: an index may not point elsewhere.
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelError(f"model index {path}: got {name!r}, expected the name of a safetensors file beside it")
+    return files
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Map a file's tensors; its header was checked against its size before any is made."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"model weights {path}: damaged or not safetensors ({error})") from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """Map a file that `torch.save` wrote, if it holds tensors by name and nothing else."""
+    try:
+        read = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"model weights {path}: refused, since it is not only tensors and could run code; "
+            "expected weights as torch.save writes them, or safetensors"
+        ) from error
+    except _DAMAGED as error:
+        raise ModelError(
+            f"model weights {path}: damaged or not what torch.save writes since PyTorch 1.6 ({_first_line(error)})"
+        ) from error
+    if not isinstance(read, dict):
+        raise ModelError(f"model weights {path}: got {type(read).__name__}, expected tensors by name")
+    size = path.stat().st_size
+    for name, tensor in read.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise ModelError(f"model weights {path}: got {type(tensor).__name__} at {name!r}, expected a tensor")
+        # A view can be larger than what it is of, and some layouts have no memory that one could compare.
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.numel() * tensor.element_size() > size:
+            raise ModelError(f"model weights {path}: tensor {name} is not in the file as a plain array")
+    return {name: tensor.detach() for name, tensor in read.items()}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().partition("\n")[0]
