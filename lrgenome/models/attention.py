@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from lrgenome.ops.rope import Groups, Places, rotate
 
-QUERY_BLOCK = 1024
+QUERY_BLOCK = 2048
 """Queries at a time."""
 _SCORES = 1 << 26
 """Scores at a time where they are written out, as ``self-extend`` must."""

@@ -30,7 +30,13 @@ _EXPECTED = {
     "token_dropout": False,
     "emb_layer_norm_before": False,
 }
-_ALLOWED = {"rope_theta": BASE, "rope_scaling": None, "pad_token_id": 1, "mask_token_id": 2}
+_ALLOWED = {
+    "rope_theta": BASE,
+    "rope_scaling": None,
+    "rope_parameters": {"rope_theta": BASE, "rope_type": "default"},
+    "pad_token_id": 1,
+    "mask_token_id": 2,
+}
 """What other settings must say where they are given at all."""
 
 _EMBEDDING = "esm.embeddings.word_embeddings.weight"
@@ -105,9 +111,9 @@ def _read_settings(settings: Mapping[str, Any], *, tied: bool) -> NucleotideTran
     if missing := [name for name in needed if name not in settings]:
         raise ModelError(f"published model's settings: {missing[0]} is missing ({len(missing)} in all)")
     for name, expected in (_EXPECTED | _ALLOWED).items():
-        got = settings.get(name, expected)
-        # None is how the published settings leave the norm before the blocks out.
-        if got != expected and not (got is None and expected is False):
+        got = settings.get(name)
+        # None (null) is how settings say that there is no such thing, but positions there must be.
+        if got != expected and (got is not None or isinstance(expected, str)):
             raise ModelError(f"published model's setting {name}: got {got!r}, expected {expected!r}")
     positions = settings[_POSITIONS]
     if not isinstance(positions, int) or positions < 3:

@@ -47,6 +47,9 @@ def ready(
     """Load a model and make its runner; the parameters are the command line's options."""
     compute = choose_compute(gpu=gpu, device=device, threads=threads, precision=precision, auto=auto)
     loaded = load_model(find_model(model, offline=offline))
+    if model is not None and hub.is_hub_name(str(model)):
+        # The folder in the cache has the name of a commit.
+        loaded = loaded._replace(name=str(model))
     log.info("model: %s, sha256 %s", loaded.name, loaded.sha256)
     net = loaded.model.for_inference(compute.dtype).to(compute.device)
     free = functools.partial(free_memory, compute.device)

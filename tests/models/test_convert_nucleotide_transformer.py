@@ -137,6 +137,10 @@ def test_whole_numbers_are_no_weights():
         ({"token_dropout": True}, "token_dropout: got True, expected False"),
         ({"add_bias_fnn": True}, "add_bias_fnn: got True, expected False"),
         ({"rope_theta": 500.0}, r"rope_theta: got 500\.0, expected 10000\.0"),
+        ({"rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}}, r"rope_parameters: got .*500\.0"),
+        ({"rope_scaling": {"factor": 2.0}}, r"rope_scaling: got .*2\.0.*, expected None"),
+        ({"position_embedding_type": None}, "position_embedding_type: got None, expected 'rotary'"),
+        ({"tie_word_embeddings": "no"}, "tied: got 'no', expected true or false"),
         ({"mask_token_id": 4}, "mask_token_id: got 4, expected 2"),
         ({"hidden_size": 25}, "heads: got 3, expected a divisor of width 25"),
         ({"num_hidden_layers": "2"}, "layers: got '2', expected a positive whole number"),
@@ -148,6 +152,11 @@ def test_whole_numbers_are_no_weights():
 def test_settings_of_other_models_are_named(change, message):
     with pytest.raises(ModelError, match=message):
         convert(random_tensors(SMALL), SMALL | change)
+
+
+def test_settings_that_say_the_same_otherwise_are_taken():
+    other = {"emb_layer_norm_before": None, "rope_parameters": {"rope_theta": 10_000, "rope_type": "default"}}
+    assert convert(random_tensors(SMALL), SMALL | other)[0] == convert(random_tensors(SMALL), SMALL)[0]
 
 
 def test_missing_settings_are_named():

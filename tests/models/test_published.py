@@ -6,13 +6,16 @@ import resource
 import sys
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
-from caduceus_reference import published_settings, published_state
+from caduceus_reference import Network, published_settings, published_state
 from safetensors.torch import save_file
 
 from lrgenome.config import CaduceusConfig
+from lrgenome.engine.sweep import hidden_states
 from lrgenome.errors import ModelError, UsageError
+from lrgenome.models.checkpoint import load_model
 from lrgenome.models.convert_caduceus import convert
 from lrgenome.models.published import fingerprint, is_published, load_published, read_snapshot
 
@@ -309,6 +312,18 @@ def test_a_tensor_that_is_missing_is_named(folder):
     del tensors["caduceus.backbone.norm_f.weight"]
     write_weights(folder, tensors, "pytorch_model.bin")
     assert "tensor caduceus.backbone.norm_f.weight is missing" in refusal(folder)
+
+
+def test_a_snapshot_loads_as_a_model_that_computes_what_was_published(folder):
+    write_weights(folder, state(), "model.safetensors")
+    loaded = load_model(folder)
+    assert loaded.sha256 == fingerprint(folder) and loaded.name == "snapshot"
+    ids = np.random.default_rng(0).choice([3, 7, 8, 9, 10, 11], (2, 9))
+    model = loaded.model.for_inference(torch.float64)
+    with torch.no_grad():
+        logits = model.logits(hidden_states(model, torch.from_numpy(ids))).numpy()
+    # Norms are stored less 1 in float32.
+    np.testing.assert_allclose(logits, Network(state(), SETTINGS).run(ids).logits, rtol=0, atol=1e-5)
 
 
 def test_a_snapshot_is_read_as_it_is(folder):

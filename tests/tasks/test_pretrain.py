@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -15,9 +16,10 @@ import torch
 from typer.testing import CliRunner
 
 from lrgenome.cli.app import app
-from lrgenome.config import PRESETS
+from lrgenome.config import PRESETS, CaduceusConfig, NucleotideTransformerConfig
 from lrgenome.errors import UsageError
 from lrgenome.models.checkpoint import load_model, save_model
+from lrgenome.models.families import build
 from lrgenome.models.hawk import Hawk
 from lrgenome.ops import jit
 from lrgenome.tasks import pretrain
@@ -162,7 +164,8 @@ def interrupted(manifest, tiny_model, out, monkeypatch, *options: object) -> Non
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "gradients", stop)
-        result = run(manifest, "-o", out, "--init", tiny_model, "--steps", 5, *FAST, *options, code=130)
+        start = [] if tiny_model is None else ["--init", tiny_model]
+        result = run(manifest, "-o", out, *start, "--steps", 5, *FAST, *options, code=130)
     assert "--resume continues it" in result.stderr and "error" not in result.stderr
 
 
@@ -281,6 +284,48 @@ def test_output_that_cannot_be_written_exits_3(manifest, tiny_model, tmp_path):
     (tmp_path / "out" / "log.tsv.partial").mkdir(parents=True)
     result = run(manifest, "-o", tmp_path / "out", "--init", tiny_model, "--steps", 3, *FAST, code=3)
     assert "lrgenome: error: cannot write" in result.stderr
+
+
+SMALL = {
+    "caduceus": CaduceusConfig(layers=2, width=16, state=4),
+    "caduceus-ps": CaduceusConfig(layers=2, width=16, state=4, equivariant=True),
+    "6-mers": NucleotideTransformerConfig(layers=2, width=16, heads=2, mlp_width=24),
+    "bases": NucleotideTransformerConfig(layers=2, width=16, heads=2, mlp_width=24, kmers=False, vocab=16),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_kind_of_model_is_trained_and_resumed(manifest, tmp_path, monkeypatch, name):
+    monkeypatch.setitem(PRESETS, "small", SMALL[name])
+    options = ["--preset", "small", "--steps", 5, *FAST]
+    run(manifest, "-o", tmp_path / "whole", *options)
+    interrupted(manifest, None, tmp_path / "cut", monkeypatch, "--preset", "small")
+    run(manifest, "-o", tmp_path / "cut", *options, "--resume")
+    weights = [(tmp_path / out / "model.safetensors").read_bytes() for out in ("whole", "cut")]
+    assert weights[0] == weights[1]
+    assert table(tmp_path / "whole") == table(tmp_path / "cut")
+    loaded = load_model(tmp_path / "whole").model
+    fresh = build(loaded.config, seed=0)
+    moved = [not torch.equal(a, b) for a, b in zip(loaded.parameters(), fresh.parameters(), strict=True)]
+    assert loaded.config == SMALL[name] and all(moved)
+
+
+def test_a_transformer_remembers_how_long_its_windows_were():
+    config = choose_model("nt-v2-50m", None, False, None, 0, 30_000)[1]
+    assert config.max_tokens == 5_001
+    assert choose_model("nt-v2-50m", None, False, None, 0, 600)[1] == PRESETS["nt-v2-50m"]
+
+
+def test_the_slowest_state_of_a_caduceus_has_the_half_life_asked_for():
+    config = choose_model("caduceus-7.7m", 12_000, False, None, 0, 64)[1]
+    assert math.exp(-config.dt_min * 12_000) == pytest.approx(0.5)
+    for arguments, message in (
+        (("caduceus-7.7m", None, True), "--ring is of a Hawk"),
+        (("caduceus-7.7m", 5, False), "--half-life-max: got 5, expected more than 7 bp"),
+        (("nt-v2-50m", 5_000, False), "--half-life-max is of recurrent models"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            choose_model(*arguments, None, 0, 64)
 
 
 def test_initial_half_lives_follow_the_options():

@@ -29,6 +29,7 @@ from lrgenome.ops.intrinsics import (
     u,
 )
 from lrgenome.ops.jit import kernel, storage
+from lrgenome.ops.record import Record
 
 LANES = 64
 SEGMENT = 64
@@ -49,7 +50,7 @@ def _step(state: Any, delta: Any, rate: Any, inflow: Any) -> Any:
 
 @kernel
 def _forward(
-    x: Any, dt: Any, z: Any, bc: Any, a: Any, skip: Any, bias: Any, h: Any, y: Any, marks: Any,
+    x: Any, dt: Any, z: Any, bc: Any, a: Any, skip: Any, bias: Any, h: Any, y: Any, marks: Any, when: Any, kept: Any,
     gated: bool, reverse: bool,
 ) -> None:  # fmt: skip
     b, t, e = x.shape
@@ -65,7 +66,13 @@ def _forward(
             for c in range(width):
                 state[i, c] = h[row, u(lo + c), i]
                 rate[i, c] = a[u(lo + c), i] * _LOG2_E
+        place = 0
         for step in range(t):
+            while place < len(when) and when[place] == step:
+                for i in range(n):
+                    for c in range(width):
+                        kept[row, place, u(lo + c), i] = state[i, c]
+                place += 1
             if marks.shape[1] and step % SEGMENT == 0:
                 for i in range(m):
                     for c in range(width):
@@ -107,6 +114,8 @@ def _forward(
         for i in range(n):
             for c in range(width):
                 h[row, u(lo + c), i] = state[i, c]
+                for last in range(place, len(when)):
+                    kept[row, last, u(lo + c), i] = state[i, c]
 
 
 @kernel
@@ -246,25 +255,34 @@ class _SelectiveScan(torch.autograd.Function):
 
 def _launch(
     x: Tensor, dt: Tensor, z: Tensor | None, bc: Tensor, a: Tensor, skip: Tensor, bias: Tensor, h: Tensor, y: Tensor,
-    marks: Tensor, reverse: bool,
+    marks: Tensor, reverse: bool, record: Record | None = None,
 ) -> None:  # fmt: skip
     """Run the forward kernel; h is replaced by the last state; without z, x stands in its place unread."""
+    b, t, e = x.shape
+    when = torch.empty(0, dtype=torch.int64) if record is None else record.steps(t, reverse=reverse)
+    # In the order in which the direction comes to them.
+    order = torch.arange(len(when)).flip(0) if reverse else torch.arange(len(when))
+    kept = torch.empty(b, len(when), e, a.shape[1])
     _forward(
         storage(x), storage(dt), storage(x if z is None else z), storage(bc), storage(a), storage(skip),
-        storage(bias), storage(h), storage(y), storage(marks), z is not None, reverse,
+        storage(bias), storage(h), storage(y), storage(marks), storage(when[order]), storage(kept), z is not None,
+        reverse,
     )  # fmt: skip
+    if record is not None:
+        record.h.copy_(kept[:, order])
 
 
 def run(
     x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor, dt_bias: Tensor, h0: Tensor, *,
-    reverse: bool, z: Tensor | None = None, out: Tensor | None = None,
+    reverse: bool, z: Tensor | None = None, out: Tensor | None = None, record: Record | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Run the forward kernel without autograd; `out` (b, t, e) receives y if given."""
+    """Run the forward kernel without autograd; `out` (b, t, e) receives y, `record` states, if given."""
     y = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
     h = h0.float().clone(memory_format=torch.contiguous_format)
     _launch(
         x.contiguous(), dt.contiguous(), None if z is None else z.contiguous(), _pack(b, c), a.float().contiguous(),
         skip.float().contiguous(), dt_bias.float().contiguous(), h, y, torch.empty(x.shape[0], 0, 1, 1), reverse,
+        record,
     )  # fmt: skip
     return y, h
 
