@@ -56,6 +56,27 @@ def command(
     strand: Annotated[
         str, typer.Option(help="both (averaged) or forward.", envvar=o.env("strand"), rich_help_panel=o.MODEL)
     ] = "both",
+    tiles: Annotated[
+        bool,
+        typer.Option("--boundary-states/--exact-windows", envvar=o.env("boundary_states"), rich_help_panel=o.MODEL,
+                     help="Score from states kept in one pass over tiles of twice the context, or run a whole window "
+                     "centred on each allele."),
+    ] = False,
+    region_size: Annotated[
+        int,
+        typer.Option(parser=o.length, metavar="LENGTH", help="Of boundary states: bases run for each allele.",
+                     envvar=o.env("region_size"), rich_help_panel=o.ADVANCED),
+    ] = "2048",  # type: ignore[assignment]
+    state_every: Annotated[
+        int,
+        typer.Option(parser=o.length, metavar="LENGTH", help="Of boundary states: grid of the regions' edges.",
+                     envvar=o.env("state_every"), rich_help_panel=o.ADVANCED),
+    ] = "256",  # type: ignore[assignment]
+    tolerance: Annotated[
+        float,
+        typer.Option(help="Of boundary states: ERR_EST from which a region is doubled.", envvar=o.env("tolerance"),
+                     rich_help_panel=o.ADVANCED),
+    ] = 0.01,
     length_extension: o.LengthExtension = "none",
     gpu: o.Gpu = None,
     device: o.Device = None,
@@ -87,7 +108,8 @@ def command(
 
     settings = task.ScoreSettings(
         context=context, strand=strand, check_ref=check_ref, chrom_alias=chrom_alias, regions=tuple(regions or ()),
-        regions_file=regions_file, shard=shard,
+        regions_file=regions_file, shard=shard, tiles=tiles, region_size=region_size, state_every=state_every,
+        tolerance=tolerance,
     )  # fmt: skip
     target = task.ScoreOutput(
         path=output, header=header, write_index=write_index, resume=resume, no_clobber=no_clobber,

@@ -14,7 +14,7 @@ from torch import Tensor
 from lrgenome.engine.chunking import default_chunk
 from lrgenome.engine.memory import Plan, plan
 from lrgenome.engine.store import FileStore, MemoryStore, Store
-from lrgenome.engine.sweep import TRANSFERS, Chunk, stream
+from lrgenome.engine.sweep import TRANSFERS, Chunk, Recorder, stream
 from lrgenome.errors import UsageError
 from lrgenome.glossary import FORWARD
 from lrgenome.models.base import RecurrentModel
@@ -97,7 +97,9 @@ class Runner:
                 log.debug("windows of %d x %d bp: %s", batch, length, self._plans[key])
         return self._plans[key]
 
-    def stream(self, ids: Tensor, *, strand: int = FORWARD, layers: int | None = None) -> Iterator[Chunk]:
+    def stream(
+        self, ids: Tensor, *, strand: int = FORWARD, layers: int | None = None, recorder: Recorder | None = None
+    ) -> Iterator[Chunk]:
         """Run windows of token ids (b, t) uint8 and yield chunks left to right; see `sweep.stream`."""
         how = self.plan(*ids.shape)
         store = self._stores.get(how.on_disk)
@@ -109,8 +111,13 @@ class Runner:
         parts = stream(
             self.model, ids.to(self.device), chunk=chunk, transfer=self.transfer, strand=strand,
             layers=layers, store=store, keep_prepared=how.keep_prepared, workspace=self._workspace,
+            recorder=recorder,
         )  # fmt: skip
         yield from self._without_gradients(parts)
+
+    def free_memory(self) -> int:
+        """Return the bytes that may be taken."""
+        return self._free_ram()
 
     def log_probabilities(self, part: Chunk, row: int, low: int, high: int) -> npt.NDArray[np.float64]:
         """Return (high - low, v) float64 log-probabilities of the bases at positions `low` to `high` of a chunk's row.

@@ -8,13 +8,12 @@ import logging
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import torch
 
@@ -25,48 +24,20 @@ from lrgenome.io.atomic import atomic_output, check_writable, is_stream, os_erro
 from lrgenome.io.fasta import Fasta, read_alias_table
 from lrgenome.io.scores import (
     ScoreJournal,
-    ScoreRow,
     check_score_suffix,
-    format_rows,
     header_text,
     publish_scores,
 )
 from lrgenome.io.vcf import VariantSource, VcfRecord, open_variants, to_bytes
 from lrgenome.models.checkpoint import LoadedModel
-from lrgenome.tasks.progress import Progress
-from lrgenome.tasks.scoring import STRANDS, Scores, WindowScorer
+from lrgenome.tasks.score_rows import Account, Rows, ScoreSettings, Selected, make_rows
+from lrgenome.tasks.scoring import STRANDS
 from lrgenome.tasks.selection import Regions, parse_shard, read_regions, shard_range
-from lrgenome.tasks.variants import AllelePlan, VariantPlanner, preflight
+from lrgenome.tasks.variants import VariantPlanner, preflight
 
 log = logging.getLogger(__name__)
 
-_BLOCK_BASES = 4_000_000
-_BLOCK_RECORDS = 64
 _PROBE_BASES = 20_000
-
-
-@dataclass(frozen=True)
-class ScoreSettings:
-    """What decides the scores of a variant, and which variants are scored."""
-
-    context: int = 12_000
-    """Window length, bp, centred on each allele."""
-    strand: str = "both"
-    """Average over both strands, or the forward strand only."""
-    check_ref: str = "warn"
-    """What to do where REF differs from the FASTA."""
-    chrom_alias: str = "auto"
-    """How contig names are matched: auto, none or a table's path."""
-    regions: tuple[str, ...] = ()
-    """Only records that overlap these."""
-    regions_file: Path | None = None
-    """Only records that overlap the intervals of this BED file."""
-    shard: str | None = None
-    """Only part I of N of the records."""
-
-    def __post_init__(self) -> None:
-        if self.strand not in STRANDS:
-            raise UsageError(f"--strand: got {self.strand!r}, expected one of {', '.join(STRANDS)}")
 
 
 @dataclass(frozen=True)
@@ -91,32 +62,6 @@ class ScoreOutput:
             raise UsageError(f"--header: got {self.header!r}, expected auto, always or never")
         if self.path == "-" and self.resume:
             raise UsageError("--resume: got standard output, expected --output FILE")
-
-
-@dataclass
-class Account:
-    """What became of the alleles."""
-
-    alleles: int = 0
-    statuses: Counter[str] = field(default_factory=Counter)
-    """Alleles by status; one allele may have several."""
-    skipped: Counter[str] = field(default_factory=Counter)
-    """Alleles that were not scored, by their joined statuses."""
-
-    def add(self, plans: Iterable[AllelePlan]) -> None:
-        """Count alleles."""
-        for plan in plans:
-            self.alleles += 1
-            self.statuses.update(plan.status)
-            if plan.windows is None:
-                self.skipped["&".join(plan.status)] += 1
-
-
-class Selected(NamedTuple):
-    """The records of this run, re-iterable."""
-
-    records: Callable[[], Iterator[VcfRecord]]
-    total: int
 
 
 def find_fasta(given: Path | None, source: VariantSource) -> Path:
@@ -197,26 +142,26 @@ def run(
         reference = stack.enter_context(Fasta(find_fasta(fasta, source)))
         alias = settings.chrom_alias
         table = alias if alias in ("auto", "none") else read_alias_table(alias)
-        planner = VariantPlanner(reference, settings.context, check_ref=settings.check_ref, alias=table)
+        planner = VariantPlanner(
+            reference, settings.context, check_ref=settings.check_ref, alias=table, tiles=settings.tiles
+        )
         # A mismatch in a record that is not selected is no error.
         preflight(VariantPlanner(reference, settings.context, check_ref="warn", alias=table), source.records())
         regions = read_regions(list(settings.regions), settings.regions_file, reference.contigs, table)
         selected = select(source, planner, regions, shard)
         if dry_run:
             return _dry_run(selected, planner, runner, settings, batch_size)
-        length = min(settings.context, max(reference.contigs.values()))
-        runner.plan(batch_size, length)
-        scorer = WindowScorer(runner, strand=settings.strand, batch_size=batch_size)
+        rows = make_rows(runner, reference, settings, batch_size)
         header = header_text(_metadata(loaded, runner, settings, reference), no_version=output.no_version)
         with_header = output.header == "always" or (output.header == "auto" and shard[0] == 1)
         account = Account()
         if output.path == "-" or piped:
             pipe = sys.stdout.buffer if output.path == "-" else stack.enter_context(open(output.path, "wb"))
             _write_stream(pipe, header if with_header else "")
-            for text in _rows(selected, 0, planner, scorer, account):
+            for text in rows(selected, 0, planner, account):
                 _write_stream(pipe, text)
         else:
-            _write_file(output, header, with_header, source, selected, planner, scorer, account)
+            _write_file(output, header, with_header, source, selected, planner, rows, account)
         _report(account, selected.total, output)
     return dict(account.statuses)
 
@@ -230,7 +175,7 @@ def _write_stream(stream: BinaryIO, text: str) -> None:
 
 def _write_file(
     output: ScoreOutput, header: str, with_header: bool, source: VariantSource, selected: Selected,
-    planner: VariantPlanner, scorer: WindowScorer, account: Account,
+    planner: VariantPlanner, rows: Rows, account: Account,
 ) -> None:  # fmt: skip
     journal_path = partial_path(output.path)
     with ScoreJournal(journal_path, header, resume=output.resume) as journal:
@@ -239,55 +184,12 @@ def _write_file(
             log.info("resumed after %d of %d records", done, selected.total)
             for record in islice(selected.records(), done):
                 account.add(planner.plan(record))
-        for text in _rows(selected, done, planner, scorer, account):
+        for text in rows(selected, done, planner, account):
             journal.append(text)
     publish_scores(
         journal_path, output.path, source, header=with_header, no_version=output.no_version,
         write_index=output.write_index, records=selected.records,
     )  # fmt: skip
-
-
-def _rows(
-    selected: Selected, done: int, planner: VariantPlanner, scorer: WindowScorer, account: Account
-) -> Iterator[str]:
-    """Yield the table rows of the records after the first `done`, a block of records at a time."""
-    size = max(1, min(_BLOCK_RECORDS, _BLOCK_BASES // planner.context))
-    records = islice(selected.records(), done, None)
-    said: set[str] = set()
-    with Progress("score-vcf", selected.total, "records", done=done) as progress:
-        while block := list(islice(records, size)):
-            plans = [planner.plan(record) for record in block]
-            work = [
-                (plan.windows, f"{record.chrom}:{record.pos + 1} {record.ref[:20]}>{alt[:20]}")
-                for record, alleles in zip(block, plans, strict=True)
-                for plan, alt in zip(alleles, record.alts or (".",), strict=True)
-                if plan.windows is not None
-            ]
-            scores = iter(scorer.score(work))
-            texts = []
-            for record, alleles in zip(block, plans, strict=True):
-                _say_contig(record.chrom, planner, said)
-                account.add(alleles)
-                rows = [_row(plan, next(scores) if plan.windows is not None else None) for plan in alleles]
-                texts.append(format_rows(record, rows))
-            yield "".join(texts)
-            progress.update(len(block))
-
-
-def _row(plan: AllelePlan, scores: Scores | None) -> ScoreRow:
-    if scores is None:
-        return ScoreRow(None, None, None, None, None, plan.status)
-    return ScoreRow(scores.llr, scores.dist_cos, scores.dist_l2, scores.pll_diff, None, plan.status)
-
-
-def _say_contig(name: str, planner: VariantPlanner, said: set[str]) -> None:
-    if name not in said:
-        said.add(name)
-        contig = planner.contig(name)
-        if contig is None:
-            log.warning("contig %s of the VCF is not in %s", name, planner.fasta.path.name)
-        elif contig != name:
-            log.info("contig %s of the VCF is %s in %s", name, contig, planner.fasta.path.name)
 
 
 def _metadata(
@@ -300,6 +202,9 @@ def _metadata(
         "precision": str(runner.model.compute_dtype).removeprefix("torch."), "chunk": runner.chunk,
         "transfer": runner.transfer,
     }  # fmt: skip
+    if settings.tiles:
+        metadata |= {"scoring": "boundary-states", "region_size": settings.region_size,
+                     "state_every": settings.state_every, "tolerance": settings.tolerance}  # fmt: skip
     return metadata
 
 
@@ -330,7 +235,8 @@ def _dry_run(
     selected: Selected, planner: VariantPlanner, runner: AnyRunner, settings: ScoreSettings, batch_size: int
 ) -> dict[str, int]:
     account = Account()
-    bases = 0
+    bases, strands = 0, len(STRANDS[settings.strand])
+    tiles: set[tuple[str, int]] = set()
     for record in selected.records():
         plans = planner.plan(record)
         account.add(plans)
@@ -338,7 +244,14 @@ def _dry_run(
             if plan.windows is not None:
                 passes = [plan.windows.reference, plan.windows.alternative]
                 passes += [plan.windows.masked] if plan.windows.masked is not None else []
-                bases += sum(len(p) for p in passes) * len(STRANDS[settings.strand])
+                bases += sum(len(p) for p in passes) * strands
+            if plan.edit is not None:
+                region = settings.region_size + settings.state_every
+                bases += (5 if plan.edit.sites else 3) * region * strands
+                tile = (plan.edit.contig, plan.edit.start // settings.context)
+                if tile not in tiles:
+                    tiles.add(tile)
+                    bases += min(2 * settings.context, planner.fasta.contigs[plan.edit.contig]) * strands
     rate = measure_rate(runner, batch_size, settings.context)
     print(f"records\t{selected.total}\nalleles\t{account.alleles}")
     for status, count in account.statuses.most_common():

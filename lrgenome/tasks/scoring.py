@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,6 +14,7 @@ from lrgenome.engine.runners import AnyRunner
 from lrgenome.engine.sweep import Chunk
 from lrgenome.errors import NumericalError
 from lrgenome.glossary import FORWARD, REVERSE
+from lrgenome.tasks.pooling import Pooled, distances
 from lrgenome.tasks.variants import AlleleWindows
 
 STRANDS = {"both": (FORWARD, REVERSE), "forward": (FORWARD,)}
@@ -29,11 +29,6 @@ class Scores(NamedTuple):
     dist_cos: float
     dist_l2: float
     pll_diff: float
-
-
-class _Pooled(NamedTuple):
-    mean: npt.NDArray[np.float64]
-    log_likelihood: float
 
 
 class _Job(NamedTuple):
@@ -158,7 +153,7 @@ def _site_reader(
 
 def _span_reader(
     job: _Job, row: int, runner: AnyRunner, strand: int
-) -> tuple[Callable[[Chunk], None], Callable[[], _Pooled]]:
+) -> tuple[Callable[[Chunk], None], Callable[[], Pooled]]:
     assert job.span is not None
     low, high = job.span
     observed = COMPLEMENT[job.ids] if strand == REVERSE else job.ids
@@ -174,7 +169,7 @@ def _span_reader(
             log_p = runner.log_probabilities(part, row, lo - part.start, hi - part.start)
             total[1] += float(log_p[known, bases[known]].sum())
 
-    return take, lambda: _Pooled(np.asarray(total[0]) / max(1, high - low), total[1])
+    return take, lambda: Pooled(np.asarray(total[0]) / max(1, high - low), total[1])
 
 
 def _combine(windows: AlleleWindows, results: dict[Hashable, Any], strand: int) -> npt.NDArray[np.float64]:
@@ -192,15 +187,4 @@ def _combine(windows: AlleleWindows, results: dict[Hashable, Any], strand: int) 
     return np.array([llr, *distances(ref.mean, alt.mean), alt.log_likelihood - ref.log_likelihood])
 
 
-def distances(u: npt.NDArray[np.float64], v: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Return cosine distance and L2 distance of two (d,) vectors.
-
-    1 - cos(u, v) is computed as half the squared distance of the unit vectors, which does not cancel when they
-    are close.
-    """
-    norm_u, norm_v = math.sqrt(float(u @ u)), math.sqrt(float(v @ v))
-    l2 = float(np.linalg.norm(v - u))
-    if norm_u == 0.0 or norm_v == 0.0:
-        return (0.0 if l2 == 0.0 else 1.0), l2
-    gap = v / norm_v - u / norm_u
-    return 0.5 * float(gap @ gap), l2
+__all__ = ["STRANDS", "Scores", "WindowScorer", "distances"]

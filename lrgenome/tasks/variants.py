@@ -41,11 +41,32 @@ class AlleleWindows(NamedTuple):
     """Allele and flanks in the alternative window."""
 
 
+class AlleleEdit(NamedTuple):
+    """An allele as a change of the reference."""
+
+    contig: str
+    """Name in the FASTA."""
+    start: int
+    """0-based."""
+    ref: IdArray
+    """(r,) the FASTA's bases that are replaced."""
+    alt: IdArray
+    """(a,) what replaces them."""
+    sites: tuple[int, ...]
+    """Offsets of the differing bases of a substitution; empty for other alleles."""
+
+
 class AllelePlan(NamedTuple):
-    """One ALT allele: its statuses, and its windows if it can be scored."""
+    """One ALT allele: its statuses, and what scores it: whole windows, or an edit of a tile; neither if nothing can."""
 
     status: tuple[str, ...]
     windows: AlleleWindows | None
+    edit: AlleleEdit | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether there is something to score."""
+        return self.windows is not None or self.edit is not None
 
 
 class VariantPlanner:
@@ -61,12 +82,17 @@ class VariantPlanner:
         "warn": score a mismatching REF against the FASTA's bases and flag it; "skip"; "error".
     alias
         As `io.fasta.resolve_contig` takes it.
+    tiles
+        Plan edits of tiles rather than windows.
     """
 
-    def __init__(self, fasta: Fasta, context: int, *, check_ref: str, alias: dict[str, str] | str) -> None:
+    def __init__(
+        self, fasta: Fasta, context: int, *, check_ref: str, alias: dict[str, str] | str, tiles: bool = False
+    ) -> None:
         if check_ref not in CHECK_REF:
             raise UsageError(f"--check-ref: got {check_ref!r}, expected one of {', '.join(CHECK_REF)}")
         self.fasta, self.context, self.check_ref, self._alias = fasta, context, check_ref, alias
+        self.tiles = tiles
         self._names: dict[str, str | None] = {}
         self.checked = 0
         self.mismatched = 0
@@ -124,9 +150,18 @@ class VariantPlanner:
             return AllelePlan((*flags, "REF_AMBIGUOUS"), None)
         if 2 * max(len(allele.ref), len(allele.alt)) > self.context:
             return AllelePlan((*flags, "TOO_LONG"), None)
+        if self.tiles:
+            edit, edge = self._edit(allele, contig, inside)
+            return AllelePlan(((("EDGE",) if edge else ()) + flags) or ("OK",), None, edit)
         windows, edge = self._windows(allele, contig, inside)
         status = (("EDGE",) if edge else ()) + flags
         return AllelePlan(status or ("OK",), windows)
+
+    def _edit(self, allele: Allele, contig: str, inside: IdArray) -> tuple[AlleleEdit, bool]:
+        alt, start, half = encode(allele.alt), allele.start, self.context // 2
+        sites = tuple(i for i in range(len(alt)) if inside[i] != alt[i]) if is_substitution(allele) else ()
+        edge = start < half or start + len(allele.ref) + half > self.fasta.contigs[contig]
+        return AlleleEdit(contig, start, inside, alt, sites), edge
 
     def _windows(self, allele: Allele, contig: str, inside: IdArray) -> tuple[AlleleWindows, bool]:
         length, r, a = self.fasta.contigs[contig], len(allele.ref), len(allele.alt)
@@ -184,4 +219,4 @@ def preflight(planner: VariantPlanner, records: Iterator[VcfRecord], limit: int 
     planner.assert_some_placed(count)
 
 
-__all__ = ["CHECK_REF", "FLANK", "AllelePlan", "AlleleWindows", "VariantPlanner", "preflight"]
+__all__ = ["CHECK_REF", "FLANK", "AlleleEdit", "AllelePlan", "AlleleWindows", "VariantPlanner", "preflight"]

@@ -20,7 +20,7 @@ from lrgenome.errors import (
 )
 from lrgenome.io.scores import read_scores
 from lrgenome.io.vcf import open_variants
-from lrgenome.tasks import score_vcf, variants
+from lrgenome.tasks import score_rows, variants
 from lrgenome.tasks.score_vcf import ScoreOutput, ScoreSettings, default_batch_size, find_fasta, run
 from lrgenome.tasks.scoring import Scores
 
@@ -173,7 +173,7 @@ def test_the_header_of_shards(score):
 
 def test_blocks_of_records_do_not_matter(score, monkeypatch):
     whole = score().read_bytes()
-    monkeypatch.setattr(score_vcf, "_BLOCK_RECORDS", 2)
+    monkeypatch.setattr(score_rows, "_BLOCK_RECORDS", 2)
     assert score().read_bytes() == whole
 
 
@@ -218,7 +218,7 @@ def test_shards_of_mismatches_are_no_other_assembly(score, tmp_path):
     ],
 )
 def test_another_assembly_is_found_before_any_scoring(score, tmp_path, monkeypatch, text, message):
-    monkeypatch.setattr(score_vcf, "WindowScorer", None)
+    monkeypatch.setattr(score_rows, "WindowScorer", None)
     path = tmp_path / "other.vcf"
     path.write_text(HEADER + text)
     with pytest.raises(AssemblyMismatchError, match=message):
@@ -362,7 +362,7 @@ class Stub:
 
 
 def test_memory_does_not_grow_with_the_number_of_records(score, tmp_path, monkeypatch):
-    monkeypatch.setattr(score_vcf, "WindowScorer", Stub)
+    monkeypatch.setattr(score_rows, "WindowScorer", Stub)
     peaks = []
     for count in (200, 200, 2_000, 6_000):
         path = tmp_path / "many.vcf"

@@ -112,7 +112,7 @@ def test_the_cases_above_show_every_status():
 
 def test_a_record_without_alt_has_one_plan(planner, toy_sequences):
     (plan,) = planner.plan(record("chr1", 2000, bases(toy_sequences, "chr1", 2000)))
-    assert plan == (("ALT_MISSING",), None)
+    assert plan == (("ALT_MISSING",), None, None)
     assert len(planner.plan(record("chrX", 1, "A"))) == 1
 
 
@@ -171,7 +171,7 @@ def test_an_alt_that_the_fasta_has_differs_nowhere(fasta, toy_sequences):
 def test_skip_leaves_mismatches_without_windows(fasta, toy_sequences):
     real = bases(toy_sequences, "chr1", 2000)
     plans = make(fasta, check_ref="skip").plan(record("chr1", 2000, OTHER[real], real, "<DEL>"))
-    assert plans == [(("REF_MISMATCH",), None), (("REF_MISMATCH", "ALT_SYMBOLIC"), None)]
+    assert plans == [(("REF_MISMATCH",), None, None), (("REF_MISMATCH", "ALT_SYMBOLIC"), None, None)]
 
 
 def test_error_names_the_record(fasta, toy_sequences):

@@ -1,0 +1,206 @@
+"""The rows of `lrgenome score-vcf`: records in, text of the table out, from whole windows or from tiles."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import NamedTuple
+
+from lrgenome.engine.runner import Runner
+from lrgenome.engine.runners import AnyRunner
+from lrgenome.errors import UsageError
+from lrgenome.io.fasta import Fasta
+from lrgenome.io.scores import ScoreRow, format_rows
+from lrgenome.io.vcf import VcfRecord
+from lrgenome.tasks.progress import Progress
+from lrgenome.tasks.scoring import STRANDS, Scores, WindowScorer
+from lrgenome.tasks.tiles import TileScorer, TileScores
+from lrgenome.tasks.variants import AlleleEdit, AllelePlan, VariantPlanner
+
+log = logging.getLogger(__name__)
+
+_BLOCK_BASES = 4_000_000
+_BLOCK_RECORDS = 64
+_TILE_RECORDS = 2_048
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """What decides the scores of a variant, and which variants are scored."""
+
+    context: int = 12_000
+    """Window length, bp, centred on each allele."""
+    strand: str = "both"
+    """Average over both strands, or the forward strand only."""
+    check_ref: str = "warn"
+    """What to do where REF differs from the FASTA."""
+    chrom_alias: str = "auto"
+    """How contig names are matched: auto, none or a table's path."""
+    regions: tuple[str, ...] = ()
+    """Only records that overlap these."""
+    regions_file: Path | None = None
+    """Only records that overlap the intervals of this BED file."""
+    shard: str | None = None
+    """Only part I of N of the records."""
+    tiles: bool = False
+    """Score from boundary states of tiles rather than from whole windows."""
+    region_size: int = 2_048
+    """Least length of a region that is run for an allele, bp; of tiles."""
+    state_every: int = 256
+    """Grid that the edges of regions lie on, bp; of tiles."""
+    tolerance: float = 0.01
+    """ERR_EST from which a region is doubled; of tiles."""
+
+    def __post_init__(self) -> None:
+        if self.strand not in STRANDS:
+            raise UsageError(f"--strand: got {self.strand!r}, expected one of {', '.join(STRANDS)}")
+
+
+@dataclass
+class Account:
+    """What became of the alleles."""
+
+    alleles: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    """Alleles by status; one allele may have several."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Alleles that were not scored, by their joined statuses."""
+
+    def add(self, plans: Iterable[AllelePlan]) -> None:
+        """Count alleles."""
+        for plan in plans:
+            self.alleles += 1
+            self.statuses.update(plan.status)
+            if not plan.scored:
+                self.skipped["&".join(plan.status)] += 1
+
+
+class Selected(NamedTuple):
+    """The records of this run, re-iterable."""
+
+    records: Callable[[], Iterator[VcfRecord]]
+    total: int
+
+
+Rows = Callable[["Selected", int, VariantPlanner, "Account"], Iterator[str]]
+"""Yields the table rows of the selected records after the first so many, and counts them."""
+
+
+
+
+def make_rows(
+    runner: AnyRunner, reference: Fasta, settings: ScoreSettings, batch_size: int
+) -> Rows:
+    """Return what scores records and yields their rows; the memory that it needs is asked for."""
+    longest = max(reference.contigs.values())
+    if not settings.tiles:
+        runner.plan(batch_size, min(settings.context, longest))
+        scorer = WindowScorer(runner, strand=settings.strand, batch_size=batch_size)
+        return lambda selected, done, planner, account: _rows(selected, done, planner, scorer, account)
+    if not isinstance(runner, Runner):
+        raise UsageError("--boundary-states is of recurrent models; this one runs whole windows")
+    if runner.transfer != "exact":
+        raise UsageError(f"--boundary-states: got --transfer {runner.transfer}, expected exact")
+    runner.plan(1, min(2 * settings.context, longest))
+    tiles = TileScorer(
+        runner, reference, settings.context, strands=STRANDS[settings.strand], region_size=settings.region_size,
+        state_every=settings.state_every, tolerance=settings.tolerance,
+    )  # fmt: skip
+    return lambda selected, done, planner, account: _tile_rows(selected, done, planner, tiles, account)
+
+
+def _tile_rows(
+    selected: Selected, done: int, planner: VariantPlanner, scorer: TileScorer, account: Account
+) -> Iterator[str]:
+    """Yield the table rows of the records after the first `done`, as soon as all rows before them are there."""
+    records = islice(selected.records(), done, None)
+    said: set[str] = set()
+    with Progress("score-vcf", selected.total, "records", done=done) as progress:
+        while block := list(islice(records, _TILE_RECORDS)):
+            plans = [planner.plan(record) for record in block]
+            work: list[tuple[AlleleEdit, str]] = []
+            ready = []
+            for record, alleles in zip(block, plans, strict=True):
+                for plan, alt in zip(alleles, record.alts or (".",), strict=True):
+                    if plan.edit is not None:
+                        work.append((plan.edit, f"{record.chrom}:{record.pos + 1} {record.ref[:20]}>{alt[:20]}"))
+                ready.append(len(work))
+            scores: list[TileScores | None] = [None] * len(work)
+            known = given = 0
+            for index, found in chain(scorer.score(work), ((-1, None),)):
+                if found is not None:
+                    scores[index] = found
+                    while known < len(work) and scores[known] is not None:
+                        known += 1
+                last = given
+                while last < len(block) and ready[last] <= known:
+                    last += 1
+                if last - given >= _BLOCK_RECORDS or (last == len(block) and last > given):
+                    used = ready[given - 1] if given else 0
+                    yield _tile_text(block[given:last], plans[given:last], iter(scores[used:]), planner, said, account)
+                    progress.update(last - given)
+                    given = last
+
+
+def _tile_text(
+    records: list[VcfRecord], plans: list[list[AllelePlan]], scores: Iterator[TileScores | None],
+    planner: VariantPlanner, said: set[str], account: Account,
+) -> str:  # fmt: skip
+    texts = []
+    for record, alleles in zip(records, plans, strict=True):
+        _say_contig(record.chrom, planner, said)
+        account.add(alleles)
+        rows = []
+        for plan in alleles:
+            found = next(scores) if plan.edit is not None else None
+            llr, cosine, l2, pll, error = found or (None,) * 5
+            rows.append(ScoreRow(llr, cosine, l2, pll, error, plan.status))
+        texts.append(format_rows(record, rows))
+    return "".join(texts)
+
+
+def _rows(
+    selected: Selected, done: int, planner: VariantPlanner, scorer: WindowScorer, account: Account
+) -> Iterator[str]:
+    """Yield the table rows of the records after the first `done`, a block of records at a time."""
+    size = max(1, min(_BLOCK_RECORDS, _BLOCK_BASES // planner.context))
+    records = islice(selected.records(), done, None)
+    said: set[str] = set()
+    with Progress("score-vcf", selected.total, "records", done=done) as progress:
+        while block := list(islice(records, size)):
+            plans = [planner.plan(record) for record in block]
+            work = [
+                (plan.windows, f"{record.chrom}:{record.pos + 1} {record.ref[:20]}>{alt[:20]}")
+                for record, alleles in zip(block, plans, strict=True)
+                for plan, alt in zip(alleles, record.alts or (".",), strict=True)
+                if plan.windows is not None
+            ]
+            scores = iter(scorer.score(work))
+            texts = []
+            for record, alleles in zip(block, plans, strict=True):
+                _say_contig(record.chrom, planner, said)
+                account.add(alleles)
+                rows = [_row(plan, next(scores) if plan.windows is not None else None) for plan in alleles]
+                texts.append(format_rows(record, rows))
+            yield "".join(texts)
+            progress.update(len(block))
+
+
+def _row(plan: AllelePlan, scores: Scores | None) -> ScoreRow:
+    if scores is None:
+        return ScoreRow(None, None, None, None, None, plan.status)
+    return ScoreRow(scores.llr, scores.dist_cos, scores.dist_l2, scores.pll_diff, None, plan.status)
+
+
+def _say_contig(name: str, planner: VariantPlanner, said: set[str]) -> None:
+    if name not in said:
+        said.add(name)
+        contig = planner.contig(name)
+        if contig is None:
+            log.warning("contig %s of the VCF is not in %s", name, planner.fasta.path.name)
+        elif contig != name:
+            log.info("contig %s of the VCF is %s in %s", name, contig, planner.fasta.path.name)

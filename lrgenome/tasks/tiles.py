@@ -1,0 +1,257 @@
+"""Scores of alleles from boundary states: the context of a tile for the price of a region.
+
+Tiles lie on an absolute grid of each contig: cores of `context` bp, with half of that on either side. A tile is run
+once a strand and keeps the states at the edges of the regions of its alleles; each allele is then scored by running its
+region alone, three times (reference, ALT, reference with the differing bases masked) and twice more for the error.
+A score follows from genome, variant and settings; the other variants make no difference to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lrgenome.dna import COMPLEMENT, MASK, IdArray
+from lrgenome.engine.boundary import Boundaries, Ends, boundary_bytes, differences, run_region
+from lrgenome.engine.runner import Runner
+from lrgenome.engine.sweep import Chunk
+from lrgenome.errors import MemoryLimitError, NumericalError, UsageError
+from lrgenome.glossary import REVERSE
+from lrgenome.io.fasta import Fasta
+from lrgenome.ops.workspace import Workspace
+from lrgenome.tasks import variants
+from lrgenome.tasks.pooling import Pooled, distances, pool
+from lrgenome.tasks.variants import AlleleEdit
+
+SAFETY = 10.0
+"""ERR_EST over the largest change that the reflected echo makes to a score."""
+LEVELS = 2
+"""Sizes of region whose edges one pass over a tile keeps: the first, and twice that."""
+_SHARE = 0.25
+"""Part of the free memory that states may take."""
+
+
+class TileScores(NamedTuple):
+    """Scores of one allele, averaged over strands; None is missing."""
+
+    llr: float | None
+    dist_cos: float
+    dist_l2: float
+    pll_diff: float
+    err_est: float
+
+
+class Region(NamedTuple):
+    """A stretch of a tile around an allele; offsets from the tile's start."""
+
+    left: int
+    right: int
+    at: int
+    """Where the allele begins."""
+
+
+class _Tile(NamedTuple):
+    contig: str
+    start: int
+    end: int
+
+
+class TileScorer:
+    """Scores alleles by running regions of tiles.
+
+    Parameters
+    ----------
+    runner
+        A recurrent model, ready.
+    fasta
+        The reference.
+    context
+        Length C of a core, bp; a tile has C/2 more on each side.
+    strands
+        Strands to run and average over.
+    region_size
+        Least length of a region, bp; the edges lie on a grid of `state_every` bp.
+    state_every
+        That grid, bp.
+    tolerance
+        ERR_EST from which a region is run again at twice the size, up to the whole tile.
+    """
+
+    def __init__(
+        self, runner: Runner, fasta: Fasta, context: int, *,
+        strands: Sequence[int], region_size: int, state_every: int, tolerance: float,
+    ) -> None:  # fmt: skip
+        if region_size < 2 * variants.FLANK + 2 * state_every:
+            raise UsageError(
+                f"--region-size: got {region_size}, expected at least {2 * variants.FLANK + 2 * state_every}: the "
+                f"allele's {variants.FLANK} bp flanks, and {state_every} bp beyond them"
+            )
+        if not tolerance > 0:
+            raise UsageError(f"--tolerance: got {tolerance}, expected more than 0")
+        self.runner, self.fasta, self.context, self.strands = runner, fasta, context, tuple(strands)
+        self.region_size, self.state_every, self.tolerance = region_size, state_every, tolerance
+        self._workspace = Workspace()
+
+    def tile_of(self, edit: AlleleEdit) -> tuple[str, int]:
+        """Return contig and number of the core that an allele begins in."""
+        return edit.contig, edit.start // self.context
+
+    def _bounds(self, tile: tuple[str, int]) -> _Tile:
+        contig, core = tile
+        half = self.context // 2
+        length = self.fasta.contigs[contig]
+        return _Tile(contig, max(0, core * self.context - half), min(length, (core + 1) * self.context + half))
+
+    def region(self, edit: AlleleEdit, tile: _Tile, level: int) -> Region:
+        """Place the region of an allele: its edges on the absolute grid, or at the tile's ends."""
+        half, every = (self.region_size << level) // 2, self.state_every
+        left = (edit.start - half) // every * every
+        right = -(-(edit.start + len(edit.ref) + half) // every) * every
+        left, right = max(tile.start, left), min(tile.end, right)
+        return Region(left - tile.start, right - tile.start, edit.start - tile.start)
+
+    def score(self, work: Sequence[tuple[AlleleEdit, str]]) -> Iterator[tuple[int, TileScores]]:
+        """Score alleles, given with a label for errors; yields (index, scores), tile by tile."""
+        tiles: dict[tuple[str, int], list[int]] = {}
+        for i, (edit, _) in enumerate(work):
+            tiles.setdefault(self.tile_of(edit), []).append(i)
+        for tile, members in tiles.items():
+            bounds = self._bounds(tile)
+            ids = self.fasta.fetch(bounds.contig, bounds.start, bounds.end)
+            level = 0
+            while members:
+                again: list[int] = []
+                for part in self._parts(members, work, bounds, level):
+                    yield from self._run(part, work, bounds, ids, level, again)
+                members, level = again, level + LEVELS
+
+    def _parts(
+        self, members: list[int], work: Sequence[tuple[AlleleEdit, str]], tile: _Tile, level: int
+    ) -> Iterator[list[int]]:
+        """Cut the alleles of a tile into runs whose states fit."""
+        free = self.runner.free_memory()
+        each = boundary_bytes(self.runner.model) * len(self.strands)
+        most = int(free * _SHARE) // max(1, each)
+        if most < 2 * LEVELS:
+            raise MemoryLimitError(
+                f"states at the edges of a region take {2 * LEVELS * each / 1e6:.1f} MB, free are {free / 1e6:.1f} MB"
+            )
+        part: list[int] = []
+        edges: set[int] = set()
+        for i in members:
+            own = set(self._edges(work[i][0], tile, level))
+            if part and len(edges | own) > most:
+                yield part
+                part, edges = [], set()
+            part.append(i)
+            edges |= own
+        yield part
+
+    def _edges(self, edit: AlleleEdit, tile: _Tile, level: int) -> Iterator[int]:
+        for more in range(LEVELS):
+            region = self.region(edit, tile, level + more)
+            yield from (region.left, region.right)
+
+    def _run(
+        self, members: list[int], work: Sequence[tuple[AlleleEdit, str]], tile: _Tile, ids: IdArray, level: int,
+        again: list[int],
+    ) -> Iterator[tuple[int, TileScores]]:  # fmt: skip
+        edges = sorted({edge for i in members for edge in self._edges(work[i][0], tile, level)})
+        kept = [self._reference_pass(ids, edges, strand) for strand in self.strands]
+        for i in members:
+            edit, label = work[i]
+            for more in range(LEVELS):
+                region = self.region(edit, tile, level + more)
+                whole = region.left == 0 and region.right == len(ids)
+                scores = self._average(
+                    edit, [self._one(edit, region, ids, states, strand, whole=whole)
+                     for states, strand in zip(kept, self.strands, strict=True)],
+                    label,
+                )  # fmt: skip
+                if whole or scores.err_est <= self.tolerance:
+                    yield i, scores
+                    break
+            else:
+                again.append(i)
+
+    def _reference_pass(self, ids: IdArray, edges: list[int], strand: int) -> Boundaries:
+        kept = Boundaries(self.runner.model, len(ids), edges)
+        for _ in self.runner.stream(torch.from_numpy(ids)[None], strand=strand, recorder=kept):
+            pass
+        return kept
+
+    def _one(
+        self, edit: AlleleEdit, region: Region, ids: IdArray, kept: Boundaries, strand: int, *, whole: bool
+    ) -> tuple[npt.NDArray[np.float64], float]:
+        """Score an allele on one strand: (LLR, cosine, L2, PLL difference), and the largest change by the echo."""
+        flank, r, a = variants.FLANK, len(edit.ref), len(edit.alt)
+        at = region.at - region.left
+        reference = ids[region.left : region.right]
+        altered = np.concatenate([reference[:at], edit.alt, reference[at + r :]])
+        low = max(0, at - flank)
+        ref_span, alt_span = (low, min(len(reference), at + r + flank)), (low, min(len(altered), at + a + flank))
+        before, ends = self._states(reference, region, kept, strand)
+        ref = self._pool(before, reference, ref_span, strand)
+        after, alt_ends = self._states(altered, region, kept, strand)
+        results = [self._compare(ref, self._pool(after, altered, alt_span, strand))]
+        if not whole:
+            echoed, _ = self._states(altered, region, kept, strand, differences(alt_ends, ends))
+            results.append(self._compare(ref, self._pool(echoed, altered, alt_span, strand)))
+        llrs = [0.0] * len(results)
+        if edit.sites:
+            masked = reference.copy()
+            sites = at + np.array(edit.sites)
+            masked[sites] = MASK
+            hidden, masked_ends = self._states(masked, region, kept, strand)
+            llrs = [self._llr(hidden, edit, sites, strand)]
+            if not whole:
+                hidden, _ = self._states(masked, region, kept, strand, differences(masked_ends, ends))
+                llrs.append(self._llr(hidden, edit, sites, strand))
+        rows = np.array([[llr, *row] for llr, row in zip(llrs, results, strict=True)])
+        return rows[0], float(np.abs(rows[-1] - rows[0]).max())
+
+    def _states(
+        self, region_ids: IdArray, region: Region, kept: Boundaries, strand: int, echo: Ends | None = None
+    ) -> tuple[Chunk, Ends]:
+        tensor = torch.from_numpy(region_ids)[None].to(self.runner.device)
+        with torch.no_grad():
+            hidden, ends = run_region(
+                self.runner.model, tensor, kept, [region.left], [region.right], strand=strand, echo=echo,
+                workspace=self._workspace,
+            )  # fmt: skip
+        return Chunk(0, hidden.shape[1], hidden), ends
+
+    def _pool(self, part: Chunk, region_ids: IdArray, span: tuple[int, int], strand: int) -> Pooled:
+        observed = COMPLEMENT[region_ids] if strand == REVERSE else region_ids
+        low, high = span
+        log_p = self.runner.log_probabilities(part, 0, low, high)
+        return pool(part.hidden[0, low:high], log_p, observed[low:high])
+
+    @staticmethod
+    def _compare(ref: Pooled, alt: Pooled) -> tuple[float, float, float]:
+        return (*distances(ref.mean, alt.mean), alt.log_likelihood - ref.log_likelihood)
+
+    def _llr(self, part: Chunk, edit: AlleleEdit, sites: npt.NDArray[np.int64], strand: int) -> float:
+        total = 0.0
+        for site, offset in zip(sites.tolist(), edit.sites, strict=True):
+            log_p = self.runner.log_probabilities(part, 0, site, site + 1)[0]
+            ref, alt = edit.ref[offset], edit.alt[offset]
+            if strand == REVERSE:
+                ref, alt = COMPLEMENT[ref], COMPLEMENT[alt]
+            total += float(log_p[alt] - log_p[ref])
+        return total
+
+    @staticmethod
+    def _average(
+        edit: AlleleEdit, found: Iterable[tuple[npt.NDArray[np.float64], float]], label: str
+    ) -> TileScores:
+        rows, errors = zip(*found, strict=True)
+        mean = np.mean(rows, 0)
+        if not np.isfinite(mean).all():
+            raise NumericalError(f"{label}: the model gave scores that are not finite numbers: {mean.tolist()}")
+        llr, cosine, l2, pll = (float(value) for value in mean)
+        return TileScores(llr if edit.sites else None, cosine, l2, pll, SAFETY * float(np.mean(errors)))

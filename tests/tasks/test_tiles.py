@@ -1,0 +1,202 @@
+"""Scores from boundary states against whole tiles rerun in float64, and against nothing else in the input."""
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lrgenome.cli.app import app
+from lrgenome.dna import MASK, complement, encode
+from lrgenome.engine.runner import Runner
+from lrgenome.errors import UsageError
+from lrgenome.glossary import FORWARD, REVERSE
+from lrgenome.io.fasta import Fasta
+from lrgenome.io.vcf import VcfRecord
+from lrgenome.tasks import tiles, variants
+from lrgenome.tasks.tiles import TileScorer
+from lrgenome.tasks.variants import VariantPlanner
+
+from .slow import ALLELES, anchored, genome
+
+CONTEXT, FLANK, REGION, EVERY = 200, 30, 128, 16
+SETTINGS = {"region_size": REGION, "state_every": EVERY, "tolerance": 1e9}
+
+
+@pytest.fixture(autouse=True)
+def short_flank(monkeypatch):
+    monkeypatch.setattr(variants, "FLANK", FLANK)
+
+
+@pytest.fixture
+def fasta(tmp_path):
+    path = tmp_path / "one.fa"
+    path.write_text(f">one\n{genome()}\n")
+    with Fasta(path) as opened:
+        yield opened
+
+
+def plan(fasta, *alleles):
+    planner = VariantPlanner(fasta, CONTEXT, check_ref="error", alias="none", tiles=True)
+    work = []
+    for number, allele in enumerate(alleles):
+        start, ref, alt = anchored(genome(), allele)
+        (planned,) = planner.plan(VcfRecord("one", start, ".", ref, (alt,), "", 0, 1))
+        work.append((planned.edit, f"allele {number}"))
+    return work
+
+
+def scorer(runner, fasta, **options) -> TileScorer:
+    return TileScorer(runner, fasta, CONTEXT, **{"strands": (FORWARD, REVERSE), **SETTINGS, **options})
+
+
+def score(runner, fasta, work, **options):
+    found = dict(scorer(runner, fasta, **options).score(work))
+    assert sorted(found) == list(range(len(work)))
+    return np.array([[np.nan if v is None else v for v in found[i]] for i in range(len(work))])
+
+
+def slow_tile_scores(slow, allele) -> np.ndarray:
+    """Score a minimal allele on its tile, whole, in float64."""
+    sequence, (start, ref, alt) = genome(), allele
+    core = start // CONTEXT
+    low, high = max(0, core * CONTEXT - CONTEXT // 2), min(len(sequence), (core + 1) * CONTEXT + CONTEXT // 2)
+    tile, at = encode(sequence[low:high]), start - low
+    altered = np.concatenate([tile[:at], encode(alt), tile[at + len(ref) :]])
+    totals = []
+    for way in (FORWARD, REVERSE):
+
+        def seen(ids, way=way):
+            return complement(ids) if way == REVERSE else ids
+
+        pooled = []
+        for window, size in ((tile, len(ref)), (altered, len(alt))):
+            states = slow.states(window, way)
+            log_p, span = slow.log_p(states), slice(max(0, at - FLANK), at + size + FLANK)
+            bases = window[span]
+            known = np.isin(bases, encode("ACGT"))
+            likelihood = log_p[span][np.arange(len(bases)), seen(bases)][known].sum()
+            pooled.append((states[span].mean(0), likelihood))
+        llr = np.nan
+        if len(ref) == len(alt):
+            sites = [at + i for i in range(len(ref)) if ref[i] != alt[i]]
+            masked = tile.copy()
+            masked[sites] = MASK
+            log_p = slow.log_p(slow.states(masked, way))
+            llr = sum(log_p[s, seen(encode(alt))[s - at]] - log_p[s, seen(encode(ref))[s - at]] for s in sites)
+        (u, ref_likelihood), (v, alt_likelihood) = pooled
+        cosine = 1.0 - (u @ v) / np.sqrt((u @ u) * (v @ v))
+        totals.append([llr, cosine, np.linalg.norm(u - v), alt_likelihood - ref_likelihood])
+    return np.mean(totals, 0)
+
+
+@pytest.mark.parametrize("name", ALLELES)
+def test_a_region_as_large_as_the_tile_is_exact(slow_model, runner, fasta, name):
+    (row,) = score(runner, fasta, plan(fasta, ALLELES[name]), region_size=4096)
+    np.testing.assert_allclose(row[:4], slow_tile_scores(slow_model, ALLELES[name]), rtol=1e-3, atol=2e-5)
+    assert row[4] == 0.0
+
+
+def test_regions_come_close_and_say_how_close(slow_model, runner, fasta):
+    rows = score(runner, fasta, plan(fasta, *ALLELES.values()))
+    for (name, allele), row in zip(ALLELES.items(), rows, strict=True):
+        expected = slow_tile_scores(slow_model, allele)
+        off = np.nanmax(np.abs(row[:4] - expected))
+        assert off <= row[4] + 2e-5, (name, off, row[4])
+        assert off < 0.05 * max(1.0, np.nanmax(np.abs(expected))), name
+
+
+def test_a_tolerance_widens_the_region_until_it_is_met(slow_model, runner, fasta):
+    work = plan(fasta, *ALLELES.values())
+    loose, tight = score(runner, fasta, work), score(runner, fasta, work, tolerance=1e-4)
+    assert (loose[:, 4] > 1e-4).any() and (tight[:, 4] <= 1e-4).all()
+    exact = np.array([slow_tile_scores(slow_model, allele) for allele in ALLELES.values()])
+    assert np.nanmax(np.abs(tight[:, :4] - exact)) < 2e-4
+
+
+def test_a_score_does_not_depend_on_the_other_variants(make_runner, fasta):
+    work = plan(fasta, *ALLELES.values())
+    together = score(make_runner(), fasta, work)
+    for i, one in enumerate(work):
+        alone = score(make_runner(), fasta, [one])
+        assert alone.tobytes() == together[i : i + 1].tobytes()
+    backwards = score(make_runner(), fasta, work[::-1])[::-1]
+    assert backwards.tobytes() == together.tobytes()
+
+
+def test_little_memory_means_more_passes_and_the_same_scores(tiny, monkeypatch, fasta):
+    work = plan(fasta, *ALLELES.values())
+    passes = []
+
+    class Counting(Runner):
+        def stream(self, ids, **options):
+            passes.append(ids.shape)
+            return super().stream(ids, **options)
+
+    def run(free):
+        options = {"free_ram": lambda: free, "free_disk": lambda: 0}
+        with Counting(tiny.model, torch.device("cpu"), **options) as runner:
+            return score(runner, fasta, work)
+
+    plenty, many = run(1 << 40), len(passes)
+    passes.clear()
+    monkeypatch.setattr(tiles, "_SHARE", 0.03)
+    short = run(1 << 20)
+    assert len(passes) > many
+    assert short.tobytes() == plenty.tobytes()
+
+
+def test_regions_lie_on_the_grid(runner, fasta):
+    made, tile = scorer(runner, fasta), ("one", 2)
+    bounds = made._bounds(tile)
+    assert bounds == ("one", 300, 700)
+    for edit, _ in plan(fasta, ALLELES["snv"], ALLELES["complex"]):
+        region = made.region(edit, bounds, 0)
+        assert (region.left + 300) % EVERY == 0 and (region.right + 300) % EVERY == 0
+        assert region.at - region.left >= REGION // 2 and region.right - region.at >= REGION // 2
+        assert made.region(edit, bounds, 5)[:2] == (0, 400)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"region_size": 91}, "--region-size: got 91, expected at least 92"),
+        ({"tolerance": 0.0}, "--tolerance: got 0.0"),
+    ],
+)
+def test_settings_that_cannot_be(runner, fasta, options, message):
+    with pytest.raises(UsageError, match=message):
+        scorer(runner, fasta, **options)
+
+
+def test_the_command_writes_the_same_rows_whatever_the_shards(tiny_model, fasta, tmp_path):
+    sequence, records = genome(), []
+    for allele in (*ALLELES.values(), (610, sequence[610], "<DEL>"), (611, sequence[611], "N")):
+        start, ref, alt = allele if allele[2] in ("<DEL>", "N") else anchored(sequence, allele)
+        records.append((start + 1, f"one\t{start + 1}\t.\t{ref.upper()}\t{alt}\t.\t.\t.\n"))
+    head = "##fileformat=VCFv4.2\n##contig=<ID=one,length=900>\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+    vcf = tmp_path / "v.vcf"
+    vcf.write_text(head + "".join(text for _, text in sorted(records)))
+    options = ["--fasta", str(fasta.path), "--model", str(tiny_model), "--context", "200", "--region-size", "128",
+               "--state-every", "16", "--boundary-states", "-t", "1", "--no-version"]  # fmt: skip
+
+    def run(out, *more):
+        result = CliRunner().invoke(app, ["score-vcf", str(vcf), "-o", str(tmp_path / out), *options, *more])
+        assert result.exit_code == 0, result.output
+        return (tmp_path / out).read_text()
+
+    whole = run("whole.tsv")
+    parts = [run(f"{i}.tsv", "--shard", f"{i}/3", "--header", "always" if i == 1 else "never") for i in (1, 2, 3)]
+    assert "".join(parts) == whole
+    rows = [line.split("\t") for line in whole.splitlines() if not line.startswith("#")]
+    assert len(rows) == len(records)
+    assert [row[-1] for row in rows].count("ALT_SYMBOLIC") == 1
+    assert all(row[9] != "." for row in rows if row[-1] in ("OK", "EDGE"))
+    assert "##boundary" in whole or "boundary-states" in whole
+
+
+def test_boundary_states_are_of_recurrent_models_with_exact_transfer(tiny_model, fasta, tmp_path):
+    vcf = tmp_path / "v.vcf"
+    vcf.write_text("##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\none\t401\t.\tA\tG\t.\t.\t.\n")
+    options = ["--fasta", str(fasta.path), "--model", str(tiny_model), "--boundary-states", "--transfer", "none"]
+    result = CliRunner().invoke(app, ["score-vcf", str(vcf), "-o", str(tmp_path / "o.tsv"), *options])
+    assert result.exit_code == 2 and "--transfer none, expected exact" in " ".join(result.output.split())
