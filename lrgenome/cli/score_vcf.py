@@ -76,7 +76,7 @@ def command(
         float,
         typer.Option(help="Of boundary states: ERR_EST from which a region is doubled.", envvar=o.env("tolerance"),
                      rich_help_panel=o.ADVANCED),
-    ] = 0.01,
+    ] = 0.1,
     length_extension: o.LengthExtension = "none",
     gpu: o.Gpu = None,
     device: o.Device = None,

@@ -28,7 +28,8 @@ from lrgenome.tasks.pooling import Pooled, distances, pool
 from lrgenome.tasks.variants import AlleleEdit
 
 SAFETY = 10.0
-"""ERR_EST over the largest change that the reflected echo makes to a score."""
+"""ERR_EST over the change that the reflected echo makes to an LLR. The change of a PLL_DIFF, the sum over some 1,500
+bases, is far above the error as it is, and is taken for it."""
 LEVELS = 2
 """Sizes of region whose edges one pass over a tile keeps: the first, and twice that."""
 _SHARE = 0.25
@@ -187,7 +188,7 @@ class TileScorer:
     def _one(
         self, edit: AlleleEdit, region: Region, ids: IdArray, kept: Boundaries, strand: int, *, whole: bool
     ) -> tuple[npt.NDArray[np.float64], float]:
-        """Score an allele on one strand: (LLR, cosine, L2, PLL difference), and the largest change by the echo."""
+        """Score an allele on one strand: (LLR, cosine, L2, PLL difference), and the error of the first or the last."""
         flank, r, a = variants.FLANK, len(edit.ref), len(edit.alt)
         at = region.at - region.left
         reference = ids[region.left : region.right]
@@ -212,7 +213,8 @@ class TileScorer:
                 hidden, _ = self._states(masked, region, kept, strand, differences(masked_ends, ends))
                 llrs.append(self._llr(hidden, edit, sites, strand))
         rows = np.array([[llr, *row] for llr, row in zip(llrs, results, strict=True)])
-        return rows[0], float(np.abs(rows[-1] - rows[0]).max())
+        change = np.abs(rows[-1] - rows[0])
+        return rows[0], SAFETY * float(change[0]) if edit.sites else float(change[3])
 
     def _states(
         self, region_ids: IdArray, region: Region, kept: Boundaries, strand: int, echo: Ends | None = None
@@ -254,4 +256,4 @@ class TileScorer:
         if not np.isfinite(mean).all():
             raise NumericalError(f"{label}: the model gave scores that are not finite numbers: {mean.tolist()}")
         llr, cosine, l2, pll = (float(value) for value in mean)
-        return TileScores(llr if edit.sites else None, cosine, l2, pll, SAFETY * float(np.mean(errors)))
+        return TileScores(llr if edit.sites else None, cosine, l2, pll, float(np.mean(errors)))

@@ -21,6 +21,7 @@ from scan_inputs import NAMES, ScanInputs, positional, scan_inputs, selective_sc
 from torch import Tensor
 
 from lrgenome.ops import backend
+from lrgenome.ops.record import Record
 from lrgenome.ops.selective_scan import blocked, cpu, cuda, naive, selective_scan
 
 BOTH = (False, True)
@@ -254,6 +255,25 @@ def test_chunks_of_the_kernel_equal_the_definition(
     want = positional(naive.selective_scan, reverse=reverse)(*(i.double() for i in inputs))
     for one, two in zip(got, want, strict=True):
         assert_close(one, two, 1e-5)
+
+
+@pytest.mark.parametrize("edges", [(), (0,), (90,), (0, 1, 30, 64, 65, 90)])
+@pytest.mark.parametrize("reverse", BOTH)
+@pytest.mark.parametrize("name", ["naive", *FAST])
+def test_states_at_boundaries_are_those_of_shorter_chunks(name: str, reverse: bool, edges: tuple[int, ...]) -> None:
+    t = 90
+    inputs = scan_inputs(2, t, 70, 5, torch.float32)
+    record = Record(torch.tensor(edges, dtype=torch.int64), torch.full((2, len(edges), 70, 5), -7.0))
+    with backend.use(name):
+        want = positional(selective_scan, reverse=reverse)(*inputs)
+        got = selective_scan(*inputs[:8], reverse=reverse, z=inputs.z, record=record)
+        for index, edge in enumerate(edges):
+            at = slice(edge, t) if reverse else slice(0, edge)
+            x, dt, a, b, c, *rest = inputs[:8]
+            _, end = selective_scan(x[:, at], dt[:, at], a, b[:, at], c[:, at], *rest, reverse=reverse)
+            assert_close(record.h[:, index], end, 1e-6, f"state at {edge}")
+    for one, two in zip(got, want, strict=True):
+        assert_close(one, two, 1e-6)
 
 
 @pytest.mark.parametrize("name", ["naive", *FAST])

@@ -1,7 +1,7 @@
 """The selective scan on a CPU: step sizes, recurrence, skip and gate in one pass over memory, forward and backward.
 
 One task is a block of `LANES` channels of one sequence; inside it, positions run in order and channels are SIMD
-lanes, for one entry of the state after the other. State and arithmetic are float32; input, step sizes, gate and
+lanes, for a few entries of the state at a time. State and arithmetic are float32; input, step sizes, gate and
 output are float32 or bfloat16.
 """
 
@@ -17,11 +17,11 @@ from torch.nn.functional import pad
 from lrgenome.ops.intrinsics import (
     CACHE_LINE,
     exp2_parts,
+    expm1,
     fma,
     from_f32,
     lane_sum,
     prefetch,
-    sigmoid,
     silu,
     silu_and_slope,
     softplus,
@@ -35,6 +35,7 @@ LANES = 64
 SEGMENT = 64
 """Positions that the backward pass runs again at a time, from a state that the forward pass kept."""
 _GROUP = 4
+"""Entries of the state at a time: what belongs to the channel alone is read and written once for them."""
 _AHEAD = 6
 _ZERO = np.float32(0.0)
 _LOG2_E = np.float32(1.4426950408889634)
@@ -60,23 +61,25 @@ def _forward(
         row, block = task // blocks, task % blocks
         lo = block * LANES
         width = min(LANES, e - lo)
-        state, rate = np.zeros((m, LANES), np.float32), np.zeros((m, LANES), np.float32)
-        delta, inflow, total = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+        # Few arrays, since a loop over lanes first finds out which of its arrays overlap. Rows of `held`, for every
+        # group of entries: states, rates. Rows of `lane`: step size, step size times input, output.
+        held = np.zeros((m // _GROUP, 2 * _GROUP, LANES), np.float32)
+        lane = np.zeros((3, LANES), np.float32)
         for i in range(n):
             for c in range(width):
-                state[i, c] = h[row, u(lo + c), i]
-                rate[i, c] = a[u(lo + c), i] * _LOG2_E
+                held[i // _GROUP, i % _GROUP, c] = h[row, u(lo + c), i]
+                held[i // _GROUP, _GROUP + i % _GROUP, c] = a[u(lo + c), i] * _LOG2_E
         place = 0
         for step in range(t):
             while place < len(when) and when[place] == step:
                 for i in range(n):
                     for c in range(width):
-                        kept[row, place, u(lo + c), i] = state[i, c]
+                        kept[row, place, u(lo + c), i] = held[i // _GROUP, i % _GROUP, c]
                 place += 1
             if marks.shape[1] and step % SEGMENT == 0:
-                for i in range(m):
+                for i in range(n):
                     for c in range(width):
-                        marks[row, step // SEGMENT, i, u(lo + c)] = state[i, c]
+                        marks[row, step // SEGMENT, i, u(lo + c)] = held[i // _GROUP, i % _GROUP, c]
             p = t - 1 - step if reverse else step
             # Rows lie kilobytes apart: the hardware does not foresee them.
             ahead = -_AHEAD if reverse else _AHEAD
@@ -87,35 +90,31 @@ def _forward(
                 prefetch(y, row, p + ahead, lo + c, 1)
             for c in range(width):
                 value = to_f32(x[row, p, u(lo + c)])
-                delta[c] = softplus(to_f32(dt[row, p, u(lo + c)]) + bias[u(lo + c)])
-                inflow[c] = delta[c] * value
-                total[c] = skip[u(lo + c)] * value
-            # Four entries at a time: what belongs to the channel alone is read and written once for them.
-            for i in range(0, m, _GROUP):
-                b0, b1, b2, b3 = bc[row, p, i], bc[row, p, i + 1], bc[row, p, i + 2], bc[row, p, i + 3]
-                c0, c1, c2, c3 = bc[row, p, m + i], bc[row, p, m + i + 1], bc[row, p, m + i + 2], bc[row, p, m + i + 3]
+                delta = softplus(to_f32(dt[row, p, u(lo + c)]) + bias[u(lo + c)])
+                lane[0, c] = delta
+                lane[1, c] = delta * value
+                lane[2, c] = skip[u(lo + c)] * value
+            for g in range(m // _GROUP):
+                first = g * _GROUP
                 for c in range(LANES):
-                    d, v = delta[c], inflow[c]
-                    h0 = _step(state[i, c], d, rate[i, c], v * b0)
-                    h1 = _step(state[i + 1, c], d, rate[i + 1, c], v * b1)
-                    h2 = _step(state[i + 2, c], d, rate[i + 2, c], v * b2)
-                    h3 = _step(state[i + 3, c], d, rate[i + 3, c], v * b3)
-                    state[i, c] = h0
-                    state[i + 1, c] = h1
-                    state[i + 2, c] = h2
-                    state[i + 3, c] = h3
-                    total[c] = fma(c3, h3, fma(c2, h2, fma(c1, h1, fma(c0, h0, total[c]))))
+                    total = lane[2, c]
+                    for k in range(_GROUP):
+                        inflow = lane[1, c] * bc[row, p, u(first + k)]
+                        state = _step(held[g, k, c], lane[0, c], held[g, _GROUP + k, c], inflow)
+                        held[g, k, c] = state
+                        total = fma(bc[row, p, u(m + first + k)], state, total)
+                    lane[2, c] = total
             if gated:
                 for c in range(width):
-                    y[row, p, u(lo + c)] = from_f32(total[c] * silu(to_f32(z[row, p, u(lo + c)])), y)
+                    y[row, p, u(lo + c)] = from_f32(lane[2, c] * silu(to_f32(z[row, p, u(lo + c)])), y)
             else:
                 for c in range(width):
-                    y[row, p, u(lo + c)] = from_f32(total[c], y)
+                    y[row, p, u(lo + c)] = from_f32(lane[2, c], y)
         for i in range(n):
             for c in range(width):
-                h[row, u(lo + c), i] = state[i, c]
+                h[row, u(lo + c), i] = held[i // _GROUP, i % _GROUP, c]
                 for last in range(place, len(when)):
-                    kept[row, last, u(lo + c), i] = state[i, c]
+                    kept[row, last, u(lo + c), i] = held[i // _GROUP, i % _GROUP, c]
 
 
 @kernel
@@ -130,85 +129,117 @@ def _backward(
         row, block = task // blocks, task % blocks
         lo = block * LANES
         width = min(LANES, e - lo)
-        rate, grad, slope = (
-            np.zeros((m, LANES), np.float32), np.zeros((m, LANES), np.float32), np.zeros((m, LANES), np.float32)
-        )  # fmt: skip
-        states = np.zeros((SEGMENT + 1, m, LANES), np.float32)
-        delta, total = np.zeros((SEGMENT, LANES), np.float32), np.zeros((SEGMENT, LANES), np.float32)
-        inflow, dout, of_b, of_rate = (
-            np.zeros(LANES, np.float32), np.zeros(LANES, np.float32),
-            np.zeros(LANES, np.float32), np.zeros(LANES, np.float32),
-        )  # fmt: skip
-        products = np.zeros((2, LANES), np.float32)
-        sums = np.zeros((2, LANES), np.float32)
+        # Rows of `held`, for every group of entries: gradients of the states, rates, gradients of the rates, states.
+        # Rows of `lane`: step size, input, their product, gradient of the output before the gate; sums over entries,
+        # of the gradients of the inflow and of the exponent; sums over positions, of the gradients of skip and bias;
+        # for every entry of a group, what adds up over channels to the gradient of b, then of c.
+        held = np.zeros((m // _GROUP, 4 * _GROUP, LANES), np.float32)
+        lane = np.zeros((8 + 2 * _GROUP, LANES), np.float32)
+        states = np.zeros((SEGMENT, m // _GROUP, _GROUP, LANES), np.float32)
+        # For every position of a segment: step size, input, output before the gate.
+        steps = np.zeros((SEGMENT, 3, LANES), np.float32)
         for i in range(n):
             for c in range(width):
-                rate[i, c] = a[u(lo + c), i] * _LOG2_E
-                grad[i, c] = dh[row, u(lo + c), i]
+                held[i // _GROUP, i % _GROUP, c] = dh[row, u(lo + c), i]
+                held[i // _GROUP, _GROUP + i % _GROUP, c] = a[u(lo + c), i] * _LOG2_E
         for segment in range(marks.shape[1] - 1, -1, -1):
-            first = segment * SEGMENT
-            count = min(SEGMENT, t - first)
-            for i in range(m):
+            start = segment * SEGMENT
+            count = min(SEGMENT, t - start)
+            for i in range(n):
                 for c in range(width):
-                    states[0, i, c] = marks[row, segment, i, u(lo + c)]
-            for k in range(count):
-                p = t - 1 - first - k if reverse else first + k
+                    held[i // _GROUP, 3 * _GROUP + i % _GROUP, c] = marks[row, segment, i, u(lo + c)]
+            for s in range(count):
+                p = t - 1 - start - s if reverse else start + s
+                ahead = -_AHEAD if reverse else _AHEAD
+                for c in range(0, width, CACHE_LINE // x.itemsize):
+                    prefetch(x, row, p + ahead, lo + c, 0)
+                    prefetch(dt, row, p + ahead, lo + c, 0)
                 for c in range(width):
                     value = to_f32(x[row, p, u(lo + c)])
-                    delta[k, c] = softplus(to_f32(dt[row, p, u(lo + c)]) + bias[u(lo + c)])
-                    inflow[c] = delta[k, c] * value
-                    total[k, c] = skip[u(lo + c)] * value
-                for i in range(m):
-                    bi, ci = bc[row, p, i], bc[row, p, m + i]
+                    delta = softplus(to_f32(dt[row, p, u(lo + c)]) + bias[u(lo + c)])
+                    steps[s, 0, c] = delta
+                    steps[s, 1, c] = value
+                    steps[s, 2, c] = skip[u(lo + c)] * value
+                    lane[2, c] = delta * value
+                for g in range(m // _GROUP):
+                    first = g * _GROUP
                     for c in range(LANES):
-                        after = _step(states[k, i, c], delta[k, c], rate[i, c], inflow[c] * bi)
-                        states[k + 1, i, c] = after
-                        total[k, c] = fma(ci, after, total[k, c])
+                        total = steps[s, 2, c]
+                        for k in range(_GROUP):
+                            inflow = lane[2, c] * bc[row, p, u(first + k)]
+                            state = held[g, 3 * _GROUP + k, c]
+                            states[s, g, k, c] = state
+                            state = _step(state, steps[s, 0, c], held[g, _GROUP + k, c], inflow)
+                            held[g, 3 * _GROUP + k, c] = state
+                            total = fma(bc[row, p, u(m + first + k)], state, total)
+                        steps[s, 2, c] = total
             for back in range(count):
-                k = count - 1 - back
-                p = t - 1 - first - k if reverse else first + k
-                for c in range(width):
-                    value = to_f32(x[row, p, u(lo + c)])
-                    g = to_f32(dy[row, p, u(lo + c)])
-                    if gated:
-                        gate, gate_slope = silu_and_slope(to_f32(z[row, p, u(lo + c)]))
-                        dz[row, p, u(lo + c)] = from_f32(g * total[k, c] * gate_slope, dz)
-                        g = g * gate
-                    dout[c] = g
-                    inflow[c] = delta[k, c] * value
-                    of_b[c] = _ZERO
-                    of_rate[c] = _ZERO
-                    sums[0, c] = fma(g, value, sums[0, c])
-                for i in range(m):
-                    bi, ci = bc[row, p, i], bc[row, p, m + i]
+                s = count - 1 - back
+                p = t - 1 - start - s if reverse else start + s
+                ahead = _AHEAD if reverse else -_AHEAD
+                for c in range(0, width, CACHE_LINE // x.itemsize):
+                    prefetch(dy, row, p + ahead, lo + c, 0)
+                    prefetch(z, row, p + ahead, lo + c, 0)
+                    prefetch(dz, row, p + ahead, lo + c, 1)
+                    prefetch(dx, row, p + ahead, lo + c, 1)
+                    prefetch(ddt, row, p + ahead, lo + c, 1)
+                if gated:
+                    for c in range(width):
+                        out = to_f32(dy[row, p, u(lo + c)])
+                        gate, slope = silu_and_slope(to_f32(z[row, p, u(lo + c)]))
+                        dz[row, p, u(lo + c)] = from_f32(out * steps[s, 2, c] * slope, dz)
+                        lane[3, c] = out * gate
+                else:
+                    for c in range(width):
+                        lane[3, c] = to_f32(dy[row, p, u(lo + c)])
+                for c in range(LANES):
+                    delta, value = steps[s, 0, c], steps[s, 1, c]
+                    lane[0, c] = delta
+                    lane[1, c] = value
+                    lane[2, c] = delta * value
+                    lane[4, c] = _ZERO
+                    lane[5, c] = _ZERO
+                    lane[6, c] = fma(lane[3, c], value, lane[6, c])
+                for g in range(m // _GROUP):
+                    first = g * _GROUP
                     for c in range(LANES):
-                        factor, power = exp2_parts(delta[k, c] * rate[i, c])
-                        before = states[k, i, c]
-                        g = fma(ci, dout[c], grad[i, c])
-                        products[0, c] = g * inflow[c]
-                        products[1, c] = dout[c] * states[k + 1, i, c]
-                        # Through the decay to its exponent, delta times the rate.
-                        through = g * power * fma(factor, before, before)
-                        slope[i, c] = fma(through, delta[k, c], slope[i, c])
-                        of_rate[c] = fma(through, rate[i, c], of_rate[c])
-                        of_b[c] = fma(g, bi, of_b[c])
-                        grad[i, c] = power * fma(factor, g, g)
-                    dbc[row, block, p, i] = lane_sum(products, 0, LANES)
-                    dbc[row, block, p, m + i] = lane_sum(products, 1, LANES)
+                        of_inflow, of_exponent = lane[4, c], lane[5, c]
+                        for k in range(_GROUP):
+                            bi, ci = bc[row, p, u(first + k)], bc[row, p, u(m + first + k)]
+                            rate, delta, before = held[g, _GROUP + k, c], lane[0, c], states[s, g, k, c]
+                            factor, power = exp2_parts(delta * rate)
+                            grad = fma(ci, lane[3, c], held[g, k, c])
+                            faded = power * fma(factor, before, before)
+                            exponent = grad * faded
+                            held[g, k, c] = power * fma(factor, grad, grad)
+                            held[g, 2 * _GROUP + k, c] = fma(exponent, delta, held[g, 2 * _GROUP + k, c])
+                            of_inflow = fma(grad, bi, of_inflow)
+                            of_exponent = fma(exponent, rate, of_exponent)
+                            lane[8 + k, c] = grad * lane[2, c]
+                            lane[8 + _GROUP + k, c] = lane[3, c] * fma(lane[2, c], bi, faded)
+                        lane[4, c] = of_inflow
+                        lane[5, c] = of_exponent
+                    for k in range(_GROUP):
+                        dbc[row, block, p, u(first + k)] = lane_sum(lane, 8 + k, LANES)
+                        dbc[row, block, p, u(m + first + k)] = lane_sum(lane, 8 + _GROUP + k, LANES)
+                for c in range(LANES):
+                    # The slope of softplus, by its value.
+                    slope = -expm1(-lane[0, c])
+                    grad = slope * fma(lane[1, c], lane[4, c], _LN_2 * lane[5, c])
+                    lane[5, c] = grad
+                    lane[7, c] += grad
                 for c in range(width):
-                    value = to_f32(x[row, p, u(lo + c)])
-                    inner = to_f32(dt[row, p, u(lo + c)]) + bias[u(lo + c)]
-                    ddelta = fma(value, of_b[c], _LN_2 * of_rate[c]) * sigmoid(inner)
-                    dx[row, p, u(lo + c)] = from_f32(fma(delta[k, c], of_b[c], skip[u(lo + c)] * dout[c]), dx)
-                    ddt[row, p, u(lo + c)] = from_f32(ddelta, ddt)
-                    sums[1, c] += ddelta
+                    ddt[row, p, u(lo + c)] = from_f32(lane[5, c], ddt)
+                for c in range(width):
+                    grad = fma(lane[0, c], lane[4, c], skip[u(lo + c)] * lane[3, c])
+                    dx[row, p, u(lo + c)] = from_f32(grad, dx)
         for i in range(n):
             for c in range(width):
-                dh[row, u(lo + c), i] = grad[i, c]
-                da[row, u(lo + c), i] = slope[i, c]
+                dh[row, u(lo + c), i] = held[i // _GROUP, i % _GROUP, c]
+                da[row, u(lo + c), i] = held[i // _GROUP, 2 * _GROUP + i % _GROUP, c]
         for c in range(width):
-            dskip[row, u(lo + c)] = sums[0, c]
-            dbias[row, u(lo + c)] = sums[1, c]
+            dskip[row, u(lo + c)] = lane[6, c]
+            dbias[row, u(lo + c)] = lane[7, c]
 
 
 def _pack(b: Tensor, c: Tensor) -> Tensor:
@@ -226,7 +257,7 @@ class _SelectiveScan(torch.autograd.Function):
         rows, t, e = x.shape
         bc = _pack(b, c)
         y, h = torch.empty_like(x), h0.clone()
-        marks = torch.empty(rows, -(-t // SEGMENT), bc.shape[2] // 2, e)
+        marks = torch.empty(rows, -(-t // SEGMENT), a.shape[1], e)
         _launch(x, dt, z, bc, a, skip, bias, h, y, marks, reverse)
         ctx.save_for_backward(x, dt, z, bc, a, skip, bias, marks)
         ctx.reverse = reverse
