@@ -96,6 +96,7 @@ class TileScorer:
         self.runner, self.fasta, self.context, self.strands = runner, fasta, context, tuple(strands)
         self.region_size, self.state_every, self.tolerance = region_size, state_every, tolerance
         self._workspace = Workspace()
+        self._last: dict[tuple[str, int], tuple[object, tuple[Chunk, Ends]]] = {}
 
     def tile_of(self, edit: AlleleEdit) -> tuple[str, int]:
         """Return contig and number of the core that an allele begins in."""
@@ -163,6 +164,7 @@ class TileScorer:
     ) -> Iterator[tuple[int, TileScores]]:  # fmt: skip
         edges = sorted({edge for i in members for edge in self._edges(work[i][0], tile, level)})
         kept = [self._reference_pass(ids, edges, strand) for strand in self.strands]
+        self._last.clear()
         for i in members:
             edit, label = work[i]
             for more in range(LEVELS):
@@ -195,7 +197,7 @@ class TileScorer:
         altered = np.concatenate([reference[:at], edit.alt, reference[at + r :]])
         low = max(0, at - flank)
         ref_span, alt_span = (low, min(len(reference), at + r + flank)), (low, min(len(altered), at + a + flank))
-        before, ends = self._states(reference, region, kept, strand)
+        before, ends = self._again(("reference", reference.tobytes(), region), reference, region, kept, strand)
         ref = self._pool(before, reference, ref_span, strand)
         after, alt_ends = self._states(altered, region, kept, strand)
         results = [self._compare(ref, self._pool(after, altered, alt_span, strand))]
@@ -207,14 +209,27 @@ class TileScorer:
             masked = reference.copy()
             sites = at + np.array(edit.sites)
             masked[sites] = MASK
-            hidden, masked_ends = self._states(masked, region, kept, strand)
+            key = masked.tobytes(), region
+            hidden, masked_ends = self._again(("masked", *key), masked, region, kept, strand)
             llrs = [self._llr(hidden, edit, sites, strand)]
             if not whole:
-                hidden, _ = self._states(masked, region, kept, strand, differences(masked_ends, ends))
+                echo = differences(masked_ends, ends)
+                hidden, _ = self._again(("masked, echoed", *key), masked, region, kept, strand, echo)
                 llrs.append(self._llr(hidden, edit, sites, strand))
         rows = np.array([[llr, *row] for llr, row in zip(llrs, results, strict=True)])
         change = np.abs(rows[-1] - rows[0])
         return rows[0], SAFETY * float(change[0]) if edit.sites else float(change[3])
+
+    def _again(
+        self, key: tuple[str, bytes, Region], region_ids: IdArray, region: Region, kept: Boundaries, strand: int,
+        echo: Ends | None = None,
+    ) -> tuple[Chunk, Ends]:  # fmt: skip
+        """Run a region, or return what the allele before made of it: those of a site share all but their own bases."""
+        slot = (key[0], strand)
+        found = self._last.get(slot)
+        if found is None or found[0] != (key, id(kept)):
+            found = self._last[slot] = ((key, id(kept)), self._states(region_ids, region, kept, strand, echo))
+        return found[1]
 
     def _states(
         self, region_ids: IdArray, region: Region, kept: Boundaries, strand: int, echo: Ends | None = None
