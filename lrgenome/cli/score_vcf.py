@@ -63,20 +63,20 @@ def command(
                      "centred on each allele."),
     ] = False,
     region_size: Annotated[
-        int,
-        typer.Option(parser=o.length, metavar="LENGTH", help="Of boundary states: bases run for each allele.",
+        int | None,
+        typer.Option(parser=o.length, metavar="LENGTH", help="Of boundary states: bases run for each allele (2,048).",
                      envvar=o.env("region_size"), rich_help_panel=o.ADVANCED),
-    ] = "2048",  # type: ignore[assignment]
+    ] = None,
     state_every: Annotated[
-        int,
-        typer.Option(parser=o.length, metavar="LENGTH", help="Of boundary states: grid of the regions' edges.",
+        int | None,
+        typer.Option(parser=o.length, metavar="LENGTH", help="Of boundary states: grid of the regions' edges (256).",
                      envvar=o.env("state_every"), rich_help_panel=o.ADVANCED),
-    ] = "256",  # type: ignore[assignment]
+    ] = None,
     tolerance: Annotated[
-        float,
-        typer.Option(help="Of boundary states: ERR_EST from which a region is doubled.", envvar=o.env("tolerance"),
-                     rich_help_panel=o.ADVANCED),
-    ] = 0.1,
+        float | None,
+        typer.Option(help="Of boundary states: ERR_EST from which a region is doubled (0.1).",
+                     envvar=o.env("tolerance"), rich_help_panel=o.ADVANCED),
+    ] = None,
     length_extension: o.LengthExtension = "none",
     gpu: o.Gpu = None,
     device: o.Device = None,
@@ -103,13 +103,19 @@ def command(
     logs.set_up(verbose, quiet, log_file)
     import torch
 
+    from lrgenome.errors import UsageError
     from lrgenome.tasks import score_vcf as task
     from lrgenome.tasks.setup import ready
 
+    of_tiles = {"region_size": region_size, "state_every": state_every, "tolerance": tolerance}
+    given = {name: value for name, value in of_tiles.items() if value is not None}
+    if given and not tiles:
+        raise UsageError(f"--{next(iter(given)).replace('_', '-')} is of --boundary-states")
+    if tiles and batch_size != "auto":
+        raise UsageError("--batch-size is of whole windows; --boundary-states runs one allele at a time")
     settings = task.ScoreSettings(
         context=context, strand=strand, check_ref=check_ref, chrom_alias=chrom_alias, regions=tuple(regions or ()),
-        regions_file=regions_file, shard=shard, tiles=tiles, region_size=region_size, state_every=state_every,
-        tolerance=tolerance,
+        regions_file=regions_file, shard=shard, tiles=tiles, **given,  # type: ignore[arg-type]
     )  # fmt: skip
     target = task.ScoreOutput(
         path=output, header=header, write_index=write_index, resume=resume, no_clobber=no_clobber,

@@ -157,7 +157,8 @@ def run_region(
                 out=ws.get(f"region y{way}", (*shape, e), dtype, x.device),
             )  # fmt: skip
             outputs.append(y)
-            out.append(end)
+            # Not a view of all states of the region.
+            out.append(DirectionState(end.h.clone(), end.halo.clone()))
         x = block.combine(x, u, outputs[0], outputs[1], ws)
     return model.finish(x), ends
 

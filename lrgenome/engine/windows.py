@@ -83,6 +83,7 @@ class WindowRunner:
         self._plans: dict[tuple[int, int, int], Plan] = {}
         self._rows: list[_Row] = []
         self._strand, self._length, self._final = FORWARD, 0, True
+        self._warned = False
 
     def __enter__(self) -> WindowRunner:
         return self
@@ -109,10 +110,14 @@ class WindowRunner:
 
     def _plan(self, batch: int, length: int, tokens: int) -> Plan:
         limit = self.model.config.max_tokens
-        if tokens > limit and self.extension == "none":
+        without_n = 1 + length // K + length % K if self.model.config.kmers else length
+        if tokens > limit >= without_n and self.extension == "none" and not self._warned:
+            self._warned = True
+            log.warning("windows with many N have more tokens than the %d of training; they are run anyway", limit)
+        elif without_n > limit and self.extension == "none":
             raise UsageError(
-                f"a window of {length:,} bp: got {tokens:,} tokens, expected at most {limit:,}, on which the model was "
-                f"trained; choose --length-extension ({', '.join(EXTENSIONS[1:])}) or a shorter --context"
+                f"a window of {length:,} bp: got {without_n:,} tokens, expected at most {limit:,}, on which the model "
+                f"was trained; choose --length-extension ({', '.join(EXTENSIONS[1:])}) or a shorter --context"
             )
         key = (batch, length, tokens)
         if key not in self._plans:

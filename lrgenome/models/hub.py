@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from pathlib import Path
 
 from lrgenome.errors import ModelError, UsageError
@@ -17,6 +19,13 @@ _NAME = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^\s@]+)
 def is_hub_name(name: str) -> bool:
     """Tell a name on the hub from a path."""
     return name.startswith(PREFIX)
+
+
+def _cache_folder() -> str | None:
+    """Keep the hub's cache under TMPDIR where nothing says where it is and the home folder cannot be written to."""
+    if any(name in os.environ for name in ("HF_HOME", "HF_HUB_CACHE")) or os.access(os.path.expanduser("~"), os.W_OK):
+        return None
+    return os.path.join(tempfile.gettempdir(), "lrgenome-huggingface")
 
 
 def resolve(name: str, *, offline: bool) -> Path:
@@ -48,8 +57,9 @@ def resolve(name: str, *, offline: bool) -> Path:
         ) from error
     try:
         folder = huggingface_hub.snapshot_download(
-            match["repository"], revision=match["revision"], allow_patterns=list(PATTERNS), local_files_only=offline
-        )
+            match["repository"], revision=match["revision"], allow_patterns=list(PATTERNS), local_files_only=offline,
+            cache_dir=_cache_folder(),
+        )  # fmt: skip
     except Exception as error:
         # Releases of the package raise the errors of three HTTP libraries, none of which we depend on.
         if offline and isinstance(error, FileNotFoundError):

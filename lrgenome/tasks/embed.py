@@ -21,6 +21,7 @@ import torch
 
 from lrgenome.dna import IdArray, N
 from lrgenome.engine.runners import AnyRunner
+from lrgenome.engine.windows import WindowRunner
 from lrgenome.errors import BedError, NumericalError, UsageError
 from lrgenome.glossary import FORWARD, REVERSE
 from lrgenome.io.atomic import check_writable
@@ -368,6 +369,7 @@ def _attributes(
         "stride": 0 if settings.bed is not None else settings.bin_size, "strand": settings.strand,
         "reference": fasta.fingerprint(), "precision": str(runner.model.compute_dtype).removeprefix("torch."),
         "chunk": runner.chunk, "transfer": runner.transfer,
+        **({"length_extension": runner.extension} if isinstance(runner, WindowRunner) else {}),
     }  # fmt: skip
     if not no_version:
         attributes["tool"] = f"lrgenome {__version__}"

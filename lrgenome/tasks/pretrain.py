@@ -46,6 +46,8 @@ def choose_model(
             return model, model.config
         loaded = load_model(init)
         log.info("weights of %s, sha256 %s", init, loaded.sha256)
+        if isinstance(loaded.model, NucleotideTransformer):
+            loaded.model.config = with_window(loaded.model.config, window)
         return loaded.model, loaded.model.config
     if half_life_max is not None and ring:
         raise UsageError("--half-life-max and --ring exclude each other; got both")
@@ -57,9 +59,13 @@ def choose_model(
     elif half_life_max is not None:
         config = slowest_step(config, preset_name, half_life_max)
     if isinstance(config, NucleotideTransformerConfig):
-        # What it will have been trained on; every N is a token more.
-        config = dataclasses.replace(config, max_tokens=max(config.max_tokens, tokens_of(config, window)))
+        config = with_window(config, window)
     return build(config, seed=seed), config
+
+
+def with_window(config: NucleotideTransformerConfig, window: int) -> NucleotideTransformerConfig:
+    """Let a transformer remember how long the windows are that it is trained on (without N, each a token more)."""
+    return dataclasses.replace(config, max_tokens=max(config.max_tokens, tokens_of(config, window)))
 
 
 def slowest_step(config: ModelConfig, preset_name: str, half_life_max: float) -> ModelConfig:

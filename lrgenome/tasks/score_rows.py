@@ -107,7 +107,7 @@ def make_rows(
         raise UsageError(f"--boundary-states: got --transfer {runner.transfer}, expected exact")
     runner.plan(1, min(2 * settings.context, longest))
     tiles = TileScorer(
-        runner, reference, settings.context, strands=STRANDS[settings.strand], region_size=settings.region_size,
+        runner, reference, settings.context, strand=settings.strand, region_size=settings.region_size,
         state_every=settings.state_every, tolerance=settings.tolerance,
     )  # fmt: skip
     return lambda selected, done, planner, account: _tile_rows(selected, done, planner, tiles, account)
@@ -131,15 +131,16 @@ def _tile_rows(
                 ready.append(len(work))
             scores: list[TileScores | None] = [None] * len(work)
             known = given = 0
-            for index, found in chain(scorer.score(work), ((-1, None),)):
+            for found in chain(scorer.score(work), (None,)):
                 if found is not None:
-                    scores[index] = found
+                    scores[found[0]] = found[1]
                     while known < len(work) and scores[known] is not None:
                         known += 1
                 last = given
                 while last < len(block) and ready[last] <= known:
                     last += 1
-                if last - given >= _BLOCK_RECORDS or (last == len(block) and last > given):
+                # Where a pass over a tile ends, whatever is ready goes out.
+                if last - given >= _BLOCK_RECORDS or (found is None and last > given):
                     used = ready[given - 1] if given else 0
                     yield _tile_text(block[given:last], plans[given:last], iter(scores[used:]), planner, said, account)
                     progress.update(last - given)

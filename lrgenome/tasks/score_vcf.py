@@ -18,6 +18,7 @@ from typing import BinaryIO
 import torch
 
 from lrgenome.engine.runners import AnyRunner
+from lrgenome.engine.windows import WindowRunner
 from lrgenome.errors import SkippedRecordsError, UsageError
 from lrgenome.glossary import format_length
 from lrgenome.io.atomic import atomic_output, check_writable, is_stream, os_error_as_output_error, partial_path
@@ -146,12 +147,14 @@ def run(
             reference, settings.context, check_ref=settings.check_ref, alias=table, tiles=settings.tiles
         )
         # A mismatch in a record that is not selected is no error.
-        preflight(VariantPlanner(reference, settings.context, check_ref="warn", alias=table), source.records())
+        preflight(
+            VariantPlanner(reference, settings.context, check_ref="warn", alias=table, tiles=True), source.records()
+        )
         regions = read_regions(list(settings.regions), settings.regions_file, reference.contigs, table)
         selected = select(source, planner, regions, shard)
+        rows = make_rows(runner, reference, settings, batch_size)
         if dry_run:
             return _dry_run(selected, planner, runner, settings, batch_size)
-        rows = make_rows(runner, reference, settings, batch_size)
         header = header_text(_metadata(loaded, runner, settings, reference), no_version=output.no_version)
         with_header = output.header == "always" or (output.header == "auto" and shard[0] == 1)
         account = Account()
@@ -202,6 +205,8 @@ def _metadata(
         "precision": str(runner.model.compute_dtype).removeprefix("torch."), "chunk": runner.chunk,
         "transfer": runner.transfer,
     }  # fmt: skip
+    if isinstance(runner, WindowRunner):
+        metadata["length_extension"] = runner.extension
     if settings.tiles:
         metadata |= {"scoring": "boundary-states", "region_size": settings.region_size,
                      "state_every": settings.state_every, "tolerance": settings.tolerance}  # fmt: skip
@@ -247,8 +252,8 @@ def _dry_run(
                 bases += sum(len(p) for p in passes) * strands
             if plan.edit is not None:
                 region = settings.region_size + settings.state_every
-                bases += (5 if plan.edit.sites else 3) * region * strands
-                tile = (plan.edit.contig, plan.edit.start // settings.context)
+                bases += (5 if plan.edit.substitution else 3) * region * strands
+                tile = plan.edit.core(settings.context)
                 if tile not in tiles:
                     tiles.add(tile)
                     bases += min(2 * settings.context, planner.fasta.contigs[plan.edit.contig]) * strands

@@ -25,13 +25,16 @@ from lrgenome.io.fasta import Fasta
 from lrgenome.ops.workspace import Workspace
 from lrgenome.tasks import variants
 from lrgenome.tasks.pooling import Pooled, distances, pool
-from lrgenome.tasks.variants import AlleleEdit
+from lrgenome.tasks.scoring import STRANDS, WindowScorer
+from lrgenome.tasks.variants import AlleleEdit, AlleleWindows
 
 SAFETY = 10.0
 """ERR_EST over the change that the reflected echo makes to an LLR. The change of a PLL_DIFF, the sum over some 1,500
 bases, is far above the error as it is, and is taken for it."""
 LEVELS = 2
 """Sizes of region whose edges one pass over a tile keeps: the first, and twice that."""
+_LONGEST = 65_536
+"""Length of a region, bp, from which the whole tile is run instead: regions are run in one piece."""
 _SHARE = 0.25
 """Part of the free memory that states may take."""
 
@@ -72,8 +75,8 @@ class TileScorer:
         The reference.
     context
         Length C of a core, bp; a tile has C/2 more on each side.
-    strands
-        Strands to run and average over.
+    strand
+        "both" or "forward".
     region_size
         Least length of a region, bp; the edges lie on a grid of `state_every` bp.
     state_every
@@ -84,7 +87,7 @@ class TileScorer:
 
     def __init__(
         self, runner: Runner, fasta: Fasta, context: int, *,
-        strands: Sequence[int], region_size: int, state_every: int, tolerance: float,
+        strand: str, region_size: int, state_every: int, tolerance: float,
     ) -> None:  # fmt: skip
         if region_size < 2 * variants.FLANK + 2 * state_every:
             raise UsageError(
@@ -93,14 +96,11 @@ class TileScorer:
             )
         if not tolerance > 0:
             raise UsageError(f"--tolerance: got {tolerance}, expected more than 0")
-        self.runner, self.fasta, self.context, self.strands = runner, fasta, context, tuple(strands)
+        self.runner, self.fasta, self.context = runner, fasta, context
+        self.strand, self.strands = strand, STRANDS[strand]
         self.region_size, self.state_every, self.tolerance = region_size, state_every, tolerance
         self._workspace = Workspace()
         self._last: dict[tuple[str, int], tuple[object, tuple[Chunk, Ends]]] = {}
-
-    def tile_of(self, edit: AlleleEdit) -> tuple[str, int]:
-        """Return contig and number of the core that an allele begins in."""
-        return edit.contig, edit.start // self.context
 
     def _bounds(self, tile: tuple[str, int]) -> _Tile:
         contig, core = tile
@@ -116,11 +116,11 @@ class TileScorer:
         left, right = max(tile.start, left), min(tile.end, right)
         return Region(left - tile.start, right - tile.start, edit.start - tile.start)
 
-    def score(self, work: Sequence[tuple[AlleleEdit, str]]) -> Iterator[tuple[int, TileScores]]:
-        """Score alleles, given with a label for errors; yields (index, scores), tile by tile."""
+    def score(self, work: Sequence[tuple[AlleleEdit, str]]) -> Iterator[tuple[int, TileScores] | None]:
+        """Score alleles, given with labels; yields (index, scores), tile by tile, and None between passes."""
         tiles: dict[tuple[str, int], list[int]] = {}
         for i, (edit, _) in enumerate(work):
-            tiles.setdefault(self.tile_of(edit), []).append(i)
+            tiles.setdefault(edit.core(self.context), []).append(i)
         for tile, members in tiles.items():
             bounds = self._bounds(tile)
             ids = self.fasta.fetch(bounds.contig, bounds.start, bounds.end)
@@ -129,13 +129,14 @@ class TileScorer:
                 again: list[int] = []
                 for part in self._parts(members, work, bounds, level):
                     yield from self._run(part, work, bounds, ids, level, again)
+                    yield None
                 members, level = again, level + LEVELS
 
     def _parts(
         self, members: list[int], work: Sequence[tuple[AlleleEdit, str]], tile: _Tile, level: int
     ) -> Iterator[list[int]]:
         """Cut the alleles of a tile into runs whose states fit."""
-        free = self.runner.free_memory()
+        free = max(0, self.runner.free_memory() - self.runner.plan(1, tile.end - tile.start).ram)
         each = boundary_bytes(self.runner.model) * len(self.strands)
         most = int(free * _SHARE) // max(1, each)
         if most < 2 * LEVELS:
@@ -169,13 +170,13 @@ class TileScorer:
             edit, label = work[i]
             for more in range(LEVELS):
                 region = self.region(edit, tile, level + more)
-                whole = region.left == 0 and region.right == len(ids)
-                scores = self._average(
-                    edit, [self._one(edit, region, ids, states, strand, whole=whole)
-                     for states, strand in zip(kept, self.strands, strict=True)],
-                    label,
-                )  # fmt: skip
-                if whole or scores.err_est <= self.tolerance:
+                if (region.left == 0 and region.right == len(ids)) or region.right - region.left > _LONGEST:
+                    yield i, self._whole(edit, region.at, ids, label)
+                    break
+                found = [self._one(edit, region, ids, states, strand)
+                         for states, strand in zip(kept, self.strands, strict=True)]  # fmt: skip
+                scores = self._average(edit, found, label)
+                if scores.err_est <= self.tolerance:
                     yield i, scores
                     break
             else:
@@ -187,8 +188,24 @@ class TileScorer:
             pass
         return kept
 
+    def _whole(self, edit: AlleleEdit, at: int, ids: IdArray, label: str) -> TileScores:
+        """Score an allele by running the whole tile, which is exact."""
+        flank, r, a = variants.FLANK, len(edit.ref), len(edit.alt)
+        altered = np.concatenate([ids[:at], edit.alt, ids[at + r :]])
+        masked, sites = None, at + np.array(edit.sites, dtype=np.int64)
+        if edit.substitution:
+            masked = ids.copy()
+            masked[sites] = MASK
+        low = max(0, at - flank)
+        windows = AlleleWindows(
+            ids, altered, masked, tuple(sites.tolist()), ids[sites], altered[sites] if edit.substitution else ids[:0],
+            (low, min(len(ids), at + r + flank)), (low, min(len(altered), at + a + flank)),
+        )  # fmt: skip
+        (scores,) = WindowScorer(self.runner, strand=self.strand, batch_size=1).score([(windows, label)])
+        return TileScores(*scores, err_est=0.0)
+
     def _one(
-        self, edit: AlleleEdit, region: Region, ids: IdArray, kept: Boundaries, strand: int, *, whole: bool
+        self, edit: AlleleEdit, region: Region, ids: IdArray, kept: Boundaries, strand: int
     ) -> tuple[npt.NDArray[np.float64], float]:
         """Score an allele on one strand: (LLR, cosine, L2, PLL difference), and the error of the first or the last."""
         flank, r, a = variants.FLANK, len(edit.ref), len(edit.alt)
@@ -201,10 +218,9 @@ class TileScorer:
         ref = self._pool(before, reference, ref_span, strand)
         after, alt_ends = self._states(altered, region, kept, strand)
         results = [self._compare(ref, self._pool(after, altered, alt_span, strand))]
-        if not whole:
-            echoed, _ = self._states(altered, region, kept, strand, differences(alt_ends, ends))
-            results.append(self._compare(ref, self._pool(echoed, altered, alt_span, strand)))
-        llrs = [0.0] * len(results)
+        echoed, _ = self._states(altered, region, kept, strand, differences(alt_ends, ends))
+        results.append(self._compare(ref, self._pool(echoed, altered, alt_span, strand)))
+        llrs = [0.0, 0.0]
         if edit.sites:
             masked = reference.copy()
             sites = at + np.array(edit.sites)
@@ -212,13 +228,12 @@ class TileScorer:
             key = masked.tobytes(), region
             hidden, masked_ends = self._again(("masked", *key), masked, region, kept, strand)
             llrs = [self._llr(hidden, edit, sites, strand)]
-            if not whole:
-                echo = differences(masked_ends, ends)
-                hidden, _ = self._again(("masked, echoed", *key), masked, region, kept, strand, echo)
-                llrs.append(self._llr(hidden, edit, sites, strand))
+            echo = differences(masked_ends, ends)
+            hidden, _ = self._again(("masked, echoed", *key), masked, region, kept, strand, echo)
+            llrs.append(self._llr(hidden, edit, sites, strand))
         rows = np.array([[llr, *row] for llr, row in zip(llrs, results, strict=True)])
         change = np.abs(rows[-1] - rows[0])
-        return rows[0], SAFETY * float(change[0]) if edit.sites else float(change[3])
+        return rows[0], SAFETY * float(change[0]) if edit.substitution else float(change[3])
 
     def _again(
         self, key: tuple[str, bytes, Region], region_ids: IdArray, region: Region, kept: Boundaries, strand: int,
@@ -271,4 +286,4 @@ class TileScorer:
         if not np.isfinite(mean).all():
             raise NumericalError(f"{label}: the model gave scores that are not finite numbers: {mean.tolist()}")
         llr, cosine, l2, pll = (float(value) for value in mean)
-        return TileScores(llr if edit.sites else None, cosine, l2, pll, float(np.mean(errors)))
+        return TileScores(llr if edit.substitution else None, cosine, l2, pll, float(np.mean(errors)))

@@ -52,8 +52,14 @@ class AlleleEdit(NamedTuple):
     """(r,) the FASTA's bases that are replaced."""
     alt: IdArray
     """(a,) what replaces them."""
+    substitution: bool
+    """Whether bases are replaced by as many, so that there is an LLR."""
     sites: tuple[int, ...]
     """Offsets of the differing bases of a substitution; empty for other alleles."""
+
+    def core(self, context: int) -> tuple[str, int]:
+        """Return contig and number of the core of `context` bp that the allele's middle lies in."""
+        return self.contig, (self.start + len(self.ref) // 2) // context
 
 
 class AllelePlan(NamedTuple):
@@ -159,9 +165,10 @@ class VariantPlanner:
 
     def _edit(self, allele: Allele, contig: str, inside: IdArray) -> tuple[AlleleEdit, bool]:
         alt, start, half = encode(allele.alt), allele.start, self.context // 2
-        sites = tuple(i for i in range(len(alt)) if inside[i] != alt[i]) if is_substitution(allele) else ()
+        substitution = is_substitution(allele)
+        sites = tuple(i for i in range(len(alt)) if inside[i] != alt[i]) if substitution else ()
         edge = start < half or start + len(allele.ref) + half > self.fasta.contigs[contig]
-        return AlleleEdit(contig, start, inside, alt, sites), edge
+        return AlleleEdit(contig, start, inside, alt, substitution, sites), edge
 
     def _windows(self, allele: Allele, contig: str, inside: IdArray) -> tuple[AlleleWindows, bool]:
         length, r, a = self.fasta.contigs[contig], len(allele.ref), len(allele.alt)
