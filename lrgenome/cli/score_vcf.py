@@ -74,7 +74,7 @@ def command(
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Of boundary states: ERR_EST from which a region is doubled (0.1).",
+        typer.Option(help="Of boundary states: ERR_EST from which a region is doubled (0.5).",
                      envvar=o.env("tolerance"), rich_help_panel=o.ADVANCED),
     ] = None,
     length_extension: o.LengthExtension = "none",

@@ -52,7 +52,7 @@ class ScoreSettings:
     """Least length of a region that is run for an allele, bp; of tiles."""
     state_every: int = 256
     """Grid that the edges of regions lie on, bp; of tiles."""
-    tolerance: float = 0.1
+    tolerance: float = 0.5
     """ERR_EST from which a region is doubled; of tiles."""
 
     def __post_init__(self) -> None:

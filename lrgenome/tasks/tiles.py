@@ -29,8 +29,7 @@ from lrgenome.tasks.scoring import STRANDS, WindowScorer
 from lrgenome.tasks.variants import AlleleEdit, AlleleWindows
 
 SAFETY = 10.0
-"""ERR_EST over the change that the reflected echo makes to an LLR. The change of a PLL_DIFF, the sum over some 1,500
-bases, is far above the error as it is, and is taken for it."""
+"""ERR_EST over the change that the reflected echo makes to LLR, or to PLL_DIFF where there is no LLR."""
 LEVELS = 2
 """Sizes of region whose edges one pass over a tile keeps: the first, and twice that."""
 _LONGEST = 65_536
@@ -233,7 +232,7 @@ class TileScorer:
             llrs.append(self._llr(hidden, edit, sites, strand))
         rows = np.array([[llr, *row] for llr, row in zip(llrs, results, strict=True)])
         change = np.abs(rows[-1] - rows[0])
-        return rows[0], SAFETY * float(change[0]) if edit.substitution else float(change[3])
+        return rows[0], SAFETY * float(change[0] if edit.substitution else change[3])
 
     def _again(
         self, key: tuple[str, bytes, Region], region_ids: IdArray, region: Region, kept: Boundaries, strand: int,

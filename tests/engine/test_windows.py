@@ -1,6 +1,7 @@
 """Whole windows through a transformer: bases and tokens, strands, log-probabilities, limits and memory."""
 
 import gc
+import logging
 
 import numpy as np
 import pytest
@@ -184,14 +185,20 @@ def test_windows_longer_than_in_training_need_an_extension(model):
         runner_of(model, extension="rope")
 
 
-def test_runs_of_n_are_counted_as_the_tokens_they_are():
+def test_a_window_of_many_n_is_run_with_a_warning(caplog):
     runner = runner_of(model_of(KMERS))
     ids = windows_of(1, 6 * 89, n=False)
     runner.plan(*ids.shape)
     assert collect(runner, ids).shape == (1, 534, 12)
     ids[0, 12] = dna.N
-    with pytest.raises(UsageError, match="a window of 534 bp: got 95 tokens, expected at most 90"):
-        collect(runner, ids)
+    with caplog.at_level(logging.WARNING, logger="lrgenome"):
+        for _ in range(2):
+            assert collect(runner, ids).isfinite().all()
+    assert [record.getMessage() for record in caplog.records] == [
+        "windows with many N have more tokens than the 90 of training; they are run anyway"
+    ]
+    with pytest.raises(UsageError, match="a window of 540 bp: got 91 tokens, expected at most 90"):
+        runner.plan(1, 540)
 
 
 def test_what_is_needed_and_what_is_free_is_said(model):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,8 +46,22 @@ def hub(monkeypatch):
 def test_settings_and_weights_are_asked_for_and_nothing_else(hub, name, revision, offline):
     assert is_hub_name(name)
     assert resolve(name, offline=offline) == Path("/cache/snapshots/abc")
-    expected = {"revision": revision, "allow_patterns": list(PATTERNS), "local_files_only": offline}
+    expected = {
+        "revision": revision, "allow_patterns": list(PATTERNS), "local_files_only": offline, "cache_dir": None,
+    }  # fmt: skip
     assert hub.calls == [(name[3:].partition("@")[0], expected)]
+
+
+def test_a_home_that_cannot_be_written_to(hub, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("HF_HOME", raising=False)
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    resolve("hf:org/name", offline=False)
+    monkeypatch.setenv("HF_HOME", "/cache")
+    resolve("hf:org/name", offline=False)
+    folders = [options["cache_dir"] for _, options in hub.calls]
+    assert folders == [str(tmp_path / "lrgenome-huggingface"), None]
 
 
 @pytest.mark.parametrize(
