@@ -221,7 +221,7 @@ def test_absurd_sizes_are_refused_before_anything_is_made(folder, monkeypatch, c
 
 
 def test_a_deep_stack_with_a_padded_file_is_refused_before_it_is_made(folder, monkeypatch):
-    monkeypatch.setattr(checkpoint, "Hawk", lambda config: pytest.fail("a model was made"))
+    monkeypatch.setattr(checkpoint, "build", lambda config, seed=None: pytest.fail("a model was made"))
     edit_settings(folder, layers=100_000, width=1, recurrent_width=1, heads=1, mlp_width=1)
     edit_weights(folder, lambda t: t.update(padding=torch.zeros(5_000_000)))
     assert "tensors, too few for the settings beside it" in refusal(folder)
