@@ -215,7 +215,7 @@ def test_absurd_sizes_are_refused_before_anything_is_made(folder, monkeypatch, c
     def never(config):
         raise AssertionError("a model was made")
 
-    monkeypatch.setattr(checkpoint, "Hawk", never)
+    monkeypatch.setattr(checkpoint, "build", never)
     edit_settings(folder, **change)
     assert "too few for the settings beside it" in refusal(folder)
 
