@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lrgenome.dna import COMPLEMENT
-from lrgenome.engine.sweep import stream
+from lrgenome.engine.sweep import scratch_prepared, stream
 from lrgenome.errors import UsageError
 from lrgenome.glossary import FORWARD, REVERSE
 from lrgenome.models.base import DirectionState, RecurrentModel, Saved
@@ -142,9 +142,9 @@ def run_region(
     ws = workspace or Workspace(enabled=False)
     x = model.embed(ids)
     ends = Ends([], [])
-    shape, e, dtype = x.shape[:2], model.scan_width(), model.compute_dtype
+    shape, e, dtype = (x.shape[0], x.shape[1]), model.scan_width(), model.compute_dtype
     for layer, block in enumerate(model.stack):
-        u = block.prepare(x, ws)
+        u = block.prepare(x, ws, scratch_prepared(ws, shape, e, dtype, x.device))
         outputs = []
         for way, edges, first, out in ((0, left, at_start, ends.right), (1, right, at_end, ends.left)):
             state = boundaries.states(layer, way, edges)

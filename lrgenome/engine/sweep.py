@@ -67,6 +67,14 @@ class _Lane:
         return self.state if self._carries or first else self._make()
 
 
+def scratch_prepared(
+    ws: Workspace, shape: tuple[int, int], e: int, dtype: torch.dtype, device: torch.device
+) -> Prepared | None:
+    """Return memory for what is prepared and not kept, since products that allocate their result round otherwise."""
+    branch, gate = (ws.get(name, (*shape, e), dtype, device) for name in ("branch", "gate"))
+    return None if branch is None or gate is None else Prepared(branch, gate)
+
+
 def stream(
     model: RecurrentModel,
     ids: Tensor,
@@ -158,7 +166,7 @@ def stream(
                 if keep_prepared:
                     u = Prepared(store.get("branch", c), store.get("gate", c))
                 else:
-                    u = old.prepare(x, ws)
+                    u = old.prepare(x, ws, scratch_prepared(ws, shape, e, dtype, device))
                 y2, old_lane.state = old.scan(
                     u, old_lane.enter(first=first), weights=weights, reverse=reverse, reset=first, ws=ws,
                     out=ws.get("y2", (*shape, e), dtype, device), saved=wanted(sweep - 1, reverse, start, end),
@@ -171,7 +179,7 @@ def stream(
                 kept = store.buffer("x", c, (*shape, d), model.residual_dtype, device)
                 x = x if kept is None else kept.copy_(x)
             store.put("x", c, x)
-            out = None
+            out = None if keep_prepared else scratch_prepared(ws, shape, e, dtype, device)
             if keep_prepared:
                 branch = store.buffer("branch", c, (*shape, e), dtype, device)
                 gate = store.buffer("gate", c, (*shape, e), dtype, device)

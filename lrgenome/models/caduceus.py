@@ -79,11 +79,7 @@ class CaduceusBlock(nn.Module):
         e, dtype, n = self.config.recurrent_width, self.compute_dtype, b * t
         buffer = ws.get("norm", (n, d), dtype, x.device)
         rows = rms_norm(x.reshape(n, d), self.norm, dtype, eps=NORM_EPS, out=buffer)
-        # Into buffers either way: products that allocate their result are others, with other last digits.
-        flat = (
-            (ws.get("branch", (n, e), dtype, x.device), ws.get("gate", (n, e), dtype, x.device))
-            if out is None else (out.branch.view(n, e), out.gate.view(n, e))
-        )  # fmt: skip
+        flat = (None, None) if out is None else (out.branch.view(n, e), out.gate.view(n, e))
         branch = linear(rows, self.in_branch_weight, None, out=flat[0])
         gate = linear(rows, self.in_gate_weight, None, out=flat[1])
         return Prepared(branch.view(b, t, e), gate.view(b, t, e))

@@ -249,3 +249,13 @@ def test_chunk_edges():
     assert chunk_edges(8, 4) == [(0, 4), (4, 8)]
     assert chunk_edges(3, 4) == [(0, 3)]
     assert chunk_edges(0, 4) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_kept_makes_no_difference_to_the_last_bit(dtype):
+    model, ids = make(3, dtype=torch.float32, width=32, recurrent_width=48).for_inference(dtype), windows(300)
+    kept, again = (
+        run(model, ids, chunk=64, store=MemoryStore(), keep_prepared=keep, workspace=Workspace())
+        for keep in (True, False)
+    )
+    assert torch.equal(kept, again)
