@@ -25,7 +25,6 @@ FORMAT_VERSION = 1
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 DEFAULT_MODEL = "hawk-mini"
-_SETTINGS_LIMIT = 1 << 20
 
 
 class LoadedModel(NamedTuple):
@@ -126,17 +125,8 @@ def _filled(config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> Model:
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_NAME
-    try:
-        if path.stat().st_size > _SETTINGS_LIMIT:
-            raise ModelError(f"model settings {path}: got {path.stat().st_size} bytes, expected at most 1 MiB")
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"model settings {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"model settings {path}: not JSON ({error})") from error
-    if not isinstance(settings, dict) or settings.get("format") != FORMAT or "model" not in settings:
+    settings = published.read_object(path, "settings")
+    if settings.get("format") != FORMAT or "model" not in settings:
         raise ModelError(f'model settings {path}: expected a JSON object with "format": "{FORMAT}" and "model"')
     if settings.get("format_version") != FORMAT_VERSION:
         raise ModelError(

@@ -37,7 +37,7 @@ _DAMAGED = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError,
 def is_published(folder: str | os.PathLike[str]) -> bool:
     """Tell whether a folder holds a published model that can be converted, going by its settings."""
     try:
-        settings = _read_object(Path(folder) / CONFIG_NAME, "settings")
+        settings = read_object(Path(folder) / CONFIG_NAME, "settings")
     except ModelError:
         return False
     kind = settings.get("model_type")
@@ -90,7 +90,7 @@ def read_snapshot(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
         If there are no settings or weights, or they are damaged, or weights are more than tensors.
     """
     folder = Path(folder)
-    settings = _read_object(folder / CONFIG_NAME, "settings")
+    settings = read_object(folder / CONFIG_NAME, "settings")
     tensors: dict[str, Tensor] = {}
     for path in _weights_files(folder):
         read = _read_pickle(path) if path.name in PICKLE_NAMES else _read_safetensors(path)
@@ -108,7 +108,7 @@ def read_snapshot(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
 def fingerprint(folder: str | os.PathLike[str]) -> str:
     """Return the sha256 (hex) of a snapshot's settings followed by its weights files."""
     folder = Path(folder)
-    settings = _read_object(folder / CONFIG_NAME, "settings")
+    settings = read_object(folder / CONFIG_NAME, "settings")
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in _weights_files(folder):
         with open(path, "rb") as handle:
@@ -117,7 +117,8 @@ def fingerprint(folder: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def _read_object(path: Path, what: str) -> dict[str, Any]:
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """Read the JSON object of a small file, named `what` in errors; `ModelError` if it is anything else."""
     try:
         if path.stat().st_size > _JSON_LIMIT:
             raise ModelError(f"model {what} {path}: got {path.stat().st_size} bytes, expected at most 1 MiB")
@@ -149,7 +150,7 @@ def _weights_files(folder: Path) -> list[Path]:
 def _weight_map(folder: Path) -> dict[str, str]:
     """Read the index of weights in several files: tensor to file in the same folder."""
     path = folder / INDEX_NAME
-    files = _read_object(path, "index").get("weight_map")
+    files = read_object(path, "index").get("weight_map")
     if not isinstance(files, dict) or not files:
         raise ModelError(f"model index {path}: expected a weight_map of file names")
     for name in files.values():

@@ -20,12 +20,15 @@ from torch import Tensor
 
 from lrgenome import dna
 from lrgenome.config import PRESETS, CaduceusConfig, HawkConfig, ModelConfig, NucleotideTransformerConfig
+from lrgenome.engine.chunking import default_chunk
 from lrgenome.engine.store import FileStore, MemoryStore, Store
+from lrgenome.engine.sweep import Chunk, stream
 from lrgenome.glossary import parse_length
 from lrgenome.models.base import Block
 from lrgenome.models.caduceus import CaduceusBlock
 from lrgenome.models.families import Recurrent, build
 from lrgenome.models.hawk import Direction, HawkBlock
+from lrgenome.ops.workspace import Workspace
 
 MODELS: dict[str, ModelConfig] = {
     **{name: config for name, config in PRESETS.items() if not isinstance(config, NucleotideTransformerConfig)},
@@ -117,6 +120,26 @@ def run(
 def build_model(name: str, dtype: torch.dtype) -> Recurrent:
     """Make a model with random weights, the same each time, ready for inference."""
     return build(MODELS[name], seed=0).for_inference(dtype)
+
+
+class FirstLayer:
+    """The first block of a model of two, ready for inference, streamed so that its output is raw."""
+
+    def __init__(self, model: Recurrent, chunk: int | None) -> None:
+        self._streamed, self._workspace = model, Workspace()
+        self.chunk = chunk or default_chunk(model, "cpu")
+
+    def run(self, ids: Tensor) -> None:
+        """Run the block; each chunk of its raw output is dropped."""
+        for _ in self._stream(ids):
+            pass
+
+    def output(self, ids: Tensor) -> Tensor:
+        """Return the raw output of the block (1, t, d) in float32."""
+        return torch.cat([part.hidden.float().clone() for part in self._stream(ids)], 1)
+
+    def _stream(self, ids: Tensor) -> Iterator[Chunk]:
+        return stream(self._streamed, ids, chunk=self.chunk, layers=1, workspace=self._workspace)
 
 
 def random_bases(length: int) -> Tensor:

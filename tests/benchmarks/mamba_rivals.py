@@ -6,7 +6,7 @@ direction's mixer, without a norm. So half of ours is compared with one of their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import common
@@ -15,12 +15,9 @@ from mamba_oracles import BothWays, copy_weights, mambapy_mixer, tied_pair, tran
 from torch import Tensor
 
 from lrgenome.config import CaduceusConfig
-from lrgenome.engine.chunking import default_chunk
-from lrgenome.engine.sweep import Chunk, stream
 from lrgenome.models.caduceus import CaduceusBlock, build
 from lrgenome.ops.jit import set_threads
 from lrgenome.ops.norm import naive_rms_norm
-from lrgenome.ops.workspace import Workspace
 from lrgenome.tasks.compute import native_bfloat16
 
 RIVALS = {"transformers": transformers_mixer, "mambapy": mambapy_mixer}
@@ -28,7 +25,7 @@ AGREE = {torch.float32: 2e-4, torch.bfloat16: 0.1}
 """Largest difference of outputs, relative to the largest value."""
 
 
-class Layer:
+class Layer(common.FirstLayer):
     """Our layer: the first block of a model of two, streamed, so that its output is raw."""
 
     def __init__(self, config: CaduceusConfig, rival: BothWays, dtype: torch.dtype, chunk: int | None) -> None:
@@ -39,25 +36,13 @@ class Layer:
         # What goes into the layer is the embedding: of the size of what goes into a trained one.
         self._model.embedding.data.mul_(50.0)
         self._model.for_inference(dtype)
-        self.chunk, self._workspace = chunk or default_chunk(self._model, "cpu"), Workspace()
+        super().__init__(self._model, chunk)
 
     def inputs(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return the layer's input (1, t, d) and what its norm makes of it, float32."""
         x = torch.nn.functional.embedding(ids.long(), self._model.embedding.detach().float())
         scale = cast(CaduceusBlock, self._model.blocks[0]).norm.detach()
         return x, naive_rms_norm(x, scale, torch.float32, self._model.NORM_EPS)
-
-    def run(self, ids: Tensor) -> None:
-        """Run the block; each chunk of its raw output is dropped."""
-        for _ in self._stream(ids):
-            pass
-
-    def output(self, ids: Tensor) -> Tensor:
-        """Return the raw output of the block (1, t, d) in float32."""
-        return torch.cat([part.hidden.float().clone() for part in self._stream(ids)], 1)
-
-    def _stream(self, ids: Tensor) -> Iterator[Chunk]:
-        return stream(self._model, ids, chunk=self.chunk, layers=1, workspace=self._workspace)
 
 
 def measure(options: Any) -> dict[str, Any]:

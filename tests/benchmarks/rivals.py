@@ -16,7 +16,7 @@ too, ours in the best precision of this CPU. A table follows, and one line of JS
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,15 @@ from hawk_oracles import (
 from torch import Tensor, nn
 
 from lrgenome.config import CaduceusConfig, HawkConfig
-from lrgenome.engine.chunking import default_chunk
-from lrgenome.engine.sweep import Chunk, stream
 from lrgenome.models.hawk import Hawk, build
 from lrgenome.ops.jit import set_threads
-from lrgenome.ops.workspace import Workspace
 from lrgenome.tasks.compute import native_bfloat16
 
 AGREE = {torch.float32: 2e-4, torch.bfloat16: 0.1}
 """Largest difference of outputs, relative to the largest value."""
 
 
-class Layer:
+class Layer(common.FirstLayer):
     """Our layer: the first block of a model of two, streamed, so that its output is raw."""
 
     def __init__(
@@ -60,24 +57,12 @@ class Layer:
         for direction, of in reversed(list(enumerate(weights))):
             copy_weights(self._model.blocks[0], of, direction)  # type: ignore[arg-type]
         self._model.for_inference(dtype)
-        self.chunk, self._workspace = chunk or default_chunk(self._model, "cpu"), Workspace()
+        super().__init__(self._model, chunk)
 
     @property
     def embedding(self) -> Tensor:
         """(v, d): what the tokens are for this layer and its rivals."""
         return self._model.embedding.detach()
-
-    def run(self, ids: Tensor) -> None:
-        """Run the block; each chunk of its raw output is dropped."""
-        for _ in self._stream(ids):
-            pass
-
-    def output(self, ids: Tensor) -> Tensor:
-        """Return the raw output of the block (1, t, d) in float32."""
-        return torch.cat([part.hidden.float().clone() for part in self._stream(ids)], 1)
-
-    def _stream(self, ids: Tensor) -> Iterator[Chunk]:
-        return stream(self._model, ids, chunk=self.chunk, layers=1, workspace=self._workspace)
 
 
 def pairs(config: HawkConfig) -> dict[str, Callable[[], tuple[BothWays, list[dict[str, Tensor]]]]]:
