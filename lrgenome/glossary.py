@@ -40,6 +40,26 @@ def parse_length(text: str) -> int:
     raise ValueError(f"got {text!r}, expected a length such as 12kbp, 1Mbp, 1.5Mb or 131072")
 
 
+_SIZE = re.compile(r"^\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?\s*$", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Read an amount of memory such as ``8GB``, ``7.5GiB``, ``800M`` or ``8000000000``, in bytes.
+
+    Raises
+    ------
+    ValueError
+        If the text is not an amount of at least a byte.
+    """
+    match = _SIZE.match(text)
+    if match:
+        power = " kmgt".index(match.group(2).lower() or " ")
+        number = int(Fraction(match.group(1).replace("_", "")) * (1024 if match.group(3) else 1000) ** power)
+        if number > 0:
+            return number
+    raise ValueError(f"got {text!r}, expected an amount of memory such as 8GB, 7.5GiB or 800MB")
+
+
 def format_length(bp: int) -> str:
     """Write a length as `parse_length` reads it, with the largest unit that keeps it exact to 3 decimals."""
     for unit, size in (("Mbp", 1_000_000), ("kbp", 1_000)):

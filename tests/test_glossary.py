@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrgenome.glossary import FORWARD, REVERSE, format_length, parse_length
+from lrgenome.glossary import FORWARD, REVERSE, format_length, parse_length, parse_size
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,20 @@ def test_written_lengths():
 
 def test_directions_index_and_flip():
     assert (FORWARD, REVERSE) == (0, 1) and FORWARD ^ REVERSE == REVERSE
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("8GB", 8_000_000_000), ("8g", 8_000_000_000), ("7.5GiB", 8_053_063_680), (" 800 MB ", 800_000_000),
+        ("512k", 512_000), ("1_000", 1_000), ("1B", 1), ("2TiB", 2 << 40), ("0.5KiB", 512),
+    ],
+)  # fmt: skip
+def test_sizes(text, count):
+    assert parse_size(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "0GB", "GB", "-1GB", "8 bytes", "8GBi", "1e9", "8,000MB", "0.1", "inf"])
+def test_what_is_no_size(text):
+    with pytest.raises(ValueError, match="expected an amount of memory such as 8GB"):
+        parse_size(text)

@@ -68,6 +68,7 @@ def command(
     threads: o.Threads = None,
     precision: o.Precision = "auto",
     chunk: o.Chunk = None,
+    max_memory: o.MaxMemory = None,
     store: o.Store = "auto",
     tmpdir: o.Tmpdir = None,
     transfer: o.Transfer = "exact",
@@ -89,7 +90,8 @@ def command(
     )  # fmt: skip
     loaded, runner = ready(
         model, gpu=gpu, device=device, threads=threads, precision=precision, auto=None, chunk=chunk,
-        transfer=transfer, store=store, tmpdir=tmpdir, extension=length_extension, offline=offline,
+        transfer=transfer, store=store, tmpdir=tmpdir, max_memory=max_memory,
+        extension=length_extension, offline=offline,
     )  # fmt: skip
     with runner:
         task.run(

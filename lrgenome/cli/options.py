@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lrgenome.glossary import parse_length
+from lrgenome.glossary import parse_length, parse_size
 
 INPUT, OUTPUT, MODEL, COMPUTE, ADVANCED = "Input", "Output", "Model", "Compute", "Advanced"
 
@@ -14,6 +14,14 @@ def length(text: str) -> int:
     """Parse a length option; the error says what was expected."""
     try:
         return parse_length(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def size(text: str) -> int:
+    """Parse an amount of memory; the error says what was expected."""
+    try:
+        return parse_size(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -106,6 +114,12 @@ Chunk = Annotated[
     int | None,
     typer.Option(parser=length, metavar="LENGTH", help="Positions at a time in the sweeps; a matter of speed.",
                  envvar=env("chunk"), rich_help_panel=COMPUTE),
+]  # fmt: skip
+MaxMemory = Annotated[
+    int | None,
+    typer.Option(parser=size, metavar="SIZE", help="Most memory to hold, as 8GB, on the GPU where there is one; what "
+                 "does not fit is computed twice or goes to disk. Default what is free.", envvar=env("max_memory"),
+                 rich_help_panel=COMPUTE),
 ]  # fmt: skip
 Store = Annotated[
     str,

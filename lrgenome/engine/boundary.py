@@ -8,6 +8,10 @@ the next block's states beyond b, which come back into the region from there.
 
 The echo is estimated by reflection: the region is run again with each block's outgoing difference at one edge, edited
 minus reference, added to what the next block takes in at the same edge.
+
+The edges of a region need not be those of one stretch of the window. A deletion joins what lies before it to what lies
+behind it, a tandem duplication its end to its beginning, and an inversion joins a stretch to the reverse complement of
+another, whose states are those of the pass over the other strand.
 """
 
 from __future__ import annotations
@@ -19,10 +23,10 @@ import torch
 from torch import Tensor
 
 from lrgenome.dna import COMPLEMENT
+from lrgenome.engine.boundary_states import Boundaries
 from lrgenome.engine.sweep import scratch_prepared, stream
-from lrgenome.errors import UsageError
-from lrgenome.glossary import FORWARD, REVERSE
-from lrgenome.models.base import DirectionState, RecurrentModel, Saved
+from lrgenome.glossary import REVERSE
+from lrgenome.models.base import DirectionState, Prepared, RecurrentModel
 from lrgenome.ops.workspace import Workspace
 
 
@@ -35,76 +39,54 @@ class Ends(NamedTuple):
     """Of the right-to-left scans, at its left edge."""
 
 
-class Boundaries:
-    """States of one pass over a window, at boundaries that were named beforehand.
+class Anchor(NamedTuple):
+    """Where an edge of a region lies."""
 
-    Parameters
-    ----------
-    model
-        A recurrent model ready for inference.
-    length
-        Positions of the window.
-    at
-        Boundaries 0..length, rising; boundary p lies before position p.
+    at: int
+    """Boundary of the window; boundary p lies before position p."""
+    flipped: bool = False
+    """Whether the region reads the other strand there, as inside an inversion."""
+
+
+class Passes(NamedTuple):
+    """What is kept of the passes over a window."""
+
+    own: Boundaries
+    """Of the strand that is run."""
+    other: Boundaries | None = None
+    """Of the other strand, for what an inversion brings over."""
+
+
+def anchored(passes: Passes, layer: int, way: int, anchors: Sequence[Anchor]) -> DirectionState:
+    """Return the states of block `layer` (0-based) with which a direction comes to anchors, one a row.
+
+    Inside an inversion the direction is the other one's of the other strand, whose inputs lie the other way round.
     """
-
-    def __init__(self, model: RecurrentModel, length: int, at: Sequence[int]) -> None:
-        self.length, self.at = length, list(at)
-        if any(p >= q for p, q in zip(self.at, self.at[1:], strict=False)) or not all(0 <= p <= length for p in at):
-            raise UsageError(f"boundaries: expected rising numbers from 0 to {length}")
-        self._index = {p: i for i, p in enumerate(self.at)}
-        device = next(iter(model.parameters())).device
-        self._kept: list[list[tuple[Tensor, Tensor]]] = []
-        for block in model.stack:
-            zero = block.initial_state(model.strands, device)
-            self._kept.append([
-                tuple(part.new_zeros(part.shape[0], len(self.at), *part.shape[1:]) for part in zero)  # type: ignore[misc]
-                for _ in (FORWARD, REVERSE)
-            ])  # fmt: skip
-        self._edges = torch.tensor(self.at, dtype=torch.int64)
-
-    def wanted(self, layer: int, reverse: bool, start: int, end: int) -> Saved | None:
-        """Return where the boundaries in [start, end) go, the window's end included; see `sweep.Recorder`."""
-        low, high = (int(v) for v in torch.searchsorted(self._edges, torch.tensor([start, end])))
-        if end == self.length:
-            high = len(self.at)
-        if low == high:
-            return None
-        h, halo = self._kept[layer][int(reverse)]
-        return Saved(self._edges[low:high] - start, h[:, low:high], halo[:, low:high])
-
-    def states(self, layer: int, way: int, at: Sequence[int]) -> DirectionState:
-        """Return the states of block `layer` (0-based) that a direction has at boundaries `at`, one a row.
-
-        A model that runs both strands side by side has rows of the first strand first.
-        """
-        rows = torch.tensor([self._index[p] for p in at])
-        return DirectionState(*(part[:, rows].flatten(0, 1) for part in self._kept[layer][way]))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(part.numel() * part.element_size() for of in self._kept for pair in of for part in pair)
+    at, flipped = [anchor.at for anchor in anchors], {anchor.flipped for anchor in anchors}
+    if flipped == {False}:
+        return passes.own.states(layer, way, at)
+    if flipped != {True} or passes.other is None:
+        raise ValueError("flipped anchors go by themselves, and with a pass over the other strand")
+    state = passes.other.states(layer, 1 - way, at)
+    return DirectionState(state.h, state.halo.flip(1))
 
 
-def boundary_bytes(model: RecurrentModel) -> int:
-    """Return the bytes that one boundary of one pass takes."""
-    total = 0
-    for block in model.stack:
-        zero = block.initial_state(model.strands, torch.device("meta"))
-        total += 2 * sum(part.numel() * part.element_size() for part in zero)
-    return total
+def outside(model: RecurrentModel, passes: Passes, left: Sequence[Anchor], right: Sequence[Anchor]) -> Ends:
+    """Return what leaves regions at their edges where nothing is edited, from the states kept there."""
+    layers = range(len(model.stack))
+    return Ends([anchored(passes, n, 0, right) for n in layers], [anchored(passes, n, 1, left) for n in layers])
 
 
 def run_region(
     model: RecurrentModel,
     ids: Tensor,
-    boundaries: Boundaries,
-    left: Sequence[int],
-    right: Sequence[int],
+    passes: Passes,
+    left: Sequence[Anchor],
+    right: Sequence[Anchor],
     *,
     strand: int,
-    echo: Ends | None = None,
+    reference: Ends | None = None,
+    rows: tuple[int, int] | None = None,
     workspace: Workspace | None = None,
 ) -> tuple[Tensor, Ends]:
     """Run regions of a window from the states at their edges.
@@ -112,29 +94,34 @@ def run_region(
     Parameters
     ----------
     model
-        The model of the pass that made `boundaries`.
+        The model of the passes.
     ids
         (b, r) token ids of b regions, edited or not, forward strand; r need not be ``right - left``.
-    boundaries
-        States of the pass over the reference window, on the same strand.
+    passes
+        States of the pass over the reference window on the same strand, and of the other where anchors are flipped.
     left, right
-        Edges of each region in the window: boundaries that were kept. All regions touch the window's first base or
-        none does, and so for its last.
+        Edges of each region: boundaries that were kept. All regions touch the window's first base or none does, and
+        so for its last.
     strand
         As in `sweep.stream`.
-    echo
-        Differences of outgoing states, which are added to what the next block takes in at the same edge.
+    reference
+        What leaves the unedited regions. Each region is then run a second time beside the first, with the differences
+        that leave each block added to what the next one takes in at the same edge.
+    rows
+        Positions [low, high) of the regions that are wanted of the last block; default all.
     workspace
         Scratch buffers to use again.
 
     Returns
     -------
     hidden : Tensor
-        (b, r, w) final-norm hidden states.
+        (b, r, w) final-norm hidden states, of `rows` only; (2b, r, w) with `reference`, the plain ones first. They lie
+        in scratch memory only where the model's last steps put them there.
     ends : Ends
-        States that leave the regions.
+        States that leave the (plain) regions.
     """
-    at_start, at_end = {p == 0 for p in left}, {p == boundaries.length for p in right}
+    at_start = {anchor == Anchor(0) for anchor in left}
+    at_end = {anchor == Anchor(passes.own.length) for anchor in right}
     if len(at_start) != 1 or len(at_end) != 1:
         raise ValueError("regions at an end of the window go by themselves")
     if strand == REVERSE:
@@ -142,33 +129,54 @@ def run_region(
     ws = workspace or Workspace(enabled=False)
     x = model.embed(ids)
     ends = Ends([], [])
-    shape, e, dtype = (x.shape[0], x.shape[1]), model.scan_width(), model.compute_dtype
+    single, strands = x.shape[0], model.strands
+    copies = 1 if reference is None else 2
+    e, dtype = model.scan_width(), model.compute_dtype
     for layer, block in enumerate(model.stack):
+        if layer == 1 and copies == 2:
+            # Both runs are the same up to here.
+            x = _beside(x, x, strands)
+        shape = (x.shape[0], x.shape[1])
         u = block.prepare(x, ws, scratch_prepared(ws, shape, e, dtype, x.device))
         outputs = []
         for way, edges, first, out in ((0, left, at_start, ends.right), (1, right, at_end, ends.left)):
-            state = boundaries.states(layer, way, edges)
-            if echo is not None and layer and not first == {True}:
-                # What came out of the block before to the right comes back from the right, and so to the left.
-                back = (echo.right if way else echo.left)[layer - 1]
-                state = DirectionState(state.h + back.h, state.halo + back.halo)
+            state = anchored(passes, layer, way, edges)
+            if reference is not None and layer:
+                echoed = state
+                if first != {True}:
+                    # What came out of the block before to the right comes back from the right, and so to the left.
+                    of, plain = (ends.right, reference.right) if way else (ends.left, reference.left)
+                    echoed = DirectionState(*(
+                        s + (p - q) for s, p, q in zip(state, of[layer - 1], plain[layer - 1], strict=True)
+                    ))  # fmt: skip
+                state = DirectionState(*(_beside(a, b, strands) for a, b in zip(state, echoed, strict=True)))
             y, end = block.scan(
                 u, state, weights=way ^ strand, reverse=bool(way), reset=first == {True}, ws=ws,
                 out=ws.get(f"region y{way}", (*shape, e), dtype, x.device),
             )  # fmt: skip
             outputs.append(y)
             # Not a view of all states of the region.
-            out.append(DirectionState(end.h.clone(), end.halo.clone()))
+            out.append(DirectionState(*(_plain(part, single, strands).clone() for part in end)))
+        if rows is not None and layer == len(model.stack) - 1:
+            low, high = rows
+            x, u = x[:, low:high].contiguous(), Prepared(*(part[:, low:high].contiguous() for part in u))
+            outputs = [part[:, low:high].contiguous() for part in outputs]
         x = block.combine(x, u, outputs[0], outputs[1], ws)
+    if copies == 2 and len(model.stack) == 1:
+        x = _beside(x, x, strands)
     return model.finish(x), ends
 
 
-def differences(edited: Ends, reference: Ends) -> Ends:
-    """Subtract what leaves a reference region from what leaves the edited one, block by block."""
-    def minus(a: list[DirectionState], b: list[DirectionState]) -> list[DirectionState]:
-        return [DirectionState(p.h - q.h, p.halo - q.halo) for p, q in zip(a, b, strict=True)]
+def _beside(a: Tensor, b: Tensor, strands: int) -> Tensor:
+    """Put two batches beside each other, strand by strand."""
+    return torch.cat([part for pair in zip(a.chunk(strands), b.chunk(strands), strict=True) for part in pair])
 
-    return Ends(minus(edited.right, reference.right), minus(edited.left, reference.left))
+
+def _plain(part: Tensor, single: int, strands: int) -> Tensor:
+    """Take what `_beside` had first."""
+    if part.shape[0] == single:
+        return part
+    return torch.cat([both.chunk(2)[0] for both in part.chunk(strands)])
 
 
 def reference_pass(

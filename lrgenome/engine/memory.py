@@ -11,7 +11,7 @@ from lrgenome.errors import MemoryLimitError, UsageError
 from lrgenome.models.base import RecurrentModel
 
 STORES = ("auto", "ram", "disk")
-_SPARE = 0.9
+SPARE = 0.9
 """Share of the free memory that a plan may take; the rest is for the allocator and for what reads the output."""
 
 
@@ -75,7 +75,7 @@ def plan(
             on_hand = 2 * rows * (d * res + e * item + (prepared if keep else 0))
             options.append(Plan(on_disk, keep, work + (on_hand if on_disk else kept), kept if on_disk else 0))
     for option in options:
-        if option.ram <= free_ram * _SPARE and option.disk <= free_disk * _SPARE:
+        if option.ram <= free_ram * SPARE and option.disk <= free_disk * SPARE:
             return option
     least = [min((o for o in options if o.on_disk == on_disk), key=lambda o: o.ram, default=None)
              for on_disk in (False, True)]  # fmt: skip

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lrgenome.engine.chunking import default_chunk
-from lrgenome.engine.memory import Plan, plan
+from lrgenome.engine.memory import SPARE, Plan, plan
 from lrgenome.engine.store import FileStore, MemoryStore, Store
 from lrgenome.engine.sweep import TRANSFERS, Chunk, Recorder, stream
 from lrgenome.errors import UsageError
@@ -115,9 +117,15 @@ class Runner:
         )  # fmt: skip
         yield from self._without_gradients(parts)
 
-    def free_memory(self) -> int:
-        """Return the bytes that may be taken."""
-        return self._free_ram()
+    def room_for_states(self, length: int, share: float) -> tuple[int, int, Path]:
+        """Return bytes of memory and of disk that may be taken beside a window of `length`, and the folder there.
+
+        Of what is free in memory beside the window's own, `share`.
+        """
+        how, folder = self.plan(1, length), Path(self._tmpdir or tempfile.gettempdir())
+        ram = 0 if self._store_kind == "disk" else int(max(0, self._free_ram() - how.ram) * share)
+        disk = 0 if self._store_kind == "ram" else int(max(0, self._free_disk() - how.disk) * SPARE)
+        return ram, disk, folder
 
     def log_probabilities(self, part: Chunk, row: int, low: int, high: int) -> npt.NDArray[np.float64]:
         """Return (high - low, v) float64 log-probabilities of the bases at positions `low` to `high` of a chunk's row.

@@ -170,6 +170,38 @@ def atomic_output(
         publish(target, final)
 
 
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give the name under which a library writes `path`, which appears only when the block ends without an error.
+
+    For writers that take a name; `atomic_output` is for those that take an open file. A symbolic link is followed.
+
+    Parameters
+    ----------
+    path
+        Final name of the output.
+
+    Yields
+    ------
+    Path
+        ``NAME.partial``, which the block makes.
+
+    Raises
+    ------
+    OutputError
+        If the block raises an OSError, or renaming fails. Other errors of the block pass unchanged.
+    """
+    final = Path(os.path.realpath(path))
+    partial = partial_path(final)
+    try:
+        with os_error_as_output_error(path):
+            yield partial
+        publish(partial, final)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
 def write_at_once(path: Path, data: bytes, permissions: int, not_before: int = 0) -> None:
     """Write a small file that many jobs on a cluster may write at the same moment.
 

@@ -49,7 +49,7 @@ def training_curve(log_tsv: str | os.PathLike[str], out_png: str | os.PathLike[s
         If the figure cannot be written.
     """
     log = _read_log(Path(log_tsv))
-    _use_writable_cache()
+    use_writable_cache()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -210,7 +210,7 @@ def _read_log(path: Path) -> dict[str, Floats]:
     return log
 
 
-def _use_writable_cache() -> None:
+def use_writable_cache() -> None:
     """Point matplotlib's cache away from a HOME that cannot be written, where it would warn and be slow."""
     if "MPLCONFIGDIR" in os.environ:
         return

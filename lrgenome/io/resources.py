@@ -49,6 +49,11 @@ def available_memory(*, cgroup_root: Path = CGROUP_ROOT, cgroup_of_process: Path
     return max(0, min(limits))
 
 
+def used_memory() -> int:
+    """Return the memory that this process holds, in bytes: its resident set."""
+    return int(psutil.Process().memory_info().rss)
+
+
 _V2_NAMES = ("memory.max", "memory.current", "inactive_file")
 _V1_NAMES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 

@@ -32,7 +32,7 @@ from lrgenome.io.score_table import (
     read_scores,
     row_keys,
 )
-from lrgenome.io.vcf import VariantSource, VcfRecord, missing_declarations, to_bytes, with_info
+from lrgenome.io.vcf import RecordSource, VcfRecord, missing_declarations, to_bytes, with_info
 
 __all__ = [
     "KEY_COLUMNS",
@@ -83,7 +83,7 @@ def check_score_suffix(path: str | Path, write_index: bool = False) -> str:
 def publish_scores(
     journal_path: str | Path,
     output: str | Path,
-    source: VariantSource,
+    source: RecordSource,
     *,
     header: bool = True,
     no_version: bool = False,
@@ -226,7 +226,7 @@ def _vcf_lines(journal: Path, records: Iterator[VcfRecord]) -> Iterator[bytes]:
         raise OutputError(f"{journal}: got no rows for line {left.line_number} of the input")
 
 
-def _complete(source: VariantSource, records: Iterable[VcfRecord]) -> list[str]:
+def _complete(source: RecordSource, records: Iterable[VcfRecord]) -> list[str]:
     """Give the header lines that BCF needs for these records."""
 
     def checked() -> Iterator[VcfRecord]:

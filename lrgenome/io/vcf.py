@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
 import pysam
 
@@ -67,6 +67,30 @@ class VcfRecord(NamedTuple):
     line: str
     number: int
     line_number: int
+
+    @property
+    def info(self) -> str:
+        """The INFO column as it is in the text."""
+        return self.line.split("\t", 8)[7]
+
+
+class RecordSource(Protocol):
+    """What records are read from: a file (`VariantSource`), or something that makes them.
+
+    Attributes
+    ----------
+    name
+        What messages call the input.
+    meta, columns
+        Header lines that start with ``##``; the ``#CHROM`` line.
+    """
+
+    name: str
+    meta: list[str]
+    columns: str
+
+    def records(self, skip: int = 0) -> Iterator[VcfRecord]:
+        """Yield the records after the first `skip`, from the first one anew at each call."""
 
 
 class VariantSource:

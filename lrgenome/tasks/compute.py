@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from lrgenome.errors import DeviceError, UsageError
-from lrgenome.io.resources import available_memory
+from lrgenome.io.resources import available_memory, used_memory
 from lrgenome.ops.jit import set_threads
 
 log = logging.getLogger(__name__)
@@ -66,11 +66,13 @@ def choose_threads(threads: int | None) -> int:
     return threads
 
 
-def free_memory(device: torch.device) -> int:
-    """Return the bytes that may be taken on the device."""
+def free_memory(device: torch.device, limit: int | None = None) -> int:
+    """Return the bytes that may be taken on the device, where `limit` is for all that this process holds there."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return available_memory()
+        free, used = int(torch.cuda.mem_get_info(device)[0]), int(torch.cuda.memory_reserved(device))
+    else:
+        free, used = available_memory(), used_memory()
+    return free if limit is None else max(0, min(free, limit - used))
 
 
 def native_bfloat16(device: torch.device) -> bool:

@@ -20,12 +20,15 @@ from lrgenome.tasks.progress import Progress
 from lrgenome.tasks.scoring import STRANDS, Scores, WindowScorer
 from lrgenome.tasks.tiles import TileScorer, TileScores
 from lrgenome.tasks.variants import AlleleEdit, AllelePlan, VariantPlanner
+from lrgenome.tasks.verification import Verification
 
 log = logging.getLogger(__name__)
 
 _BLOCK_BASES = 4_000_000
 _BLOCK_RECORDS = 64
 _TILE_RECORDS = 2_048
+_MOST_RECORDS = 65_536
+"""Of a block, where variants are so dense that a tile is run more than once."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,18 @@ class ScoreSettings:
     """Only part I of N of the records."""
     tiles: bool = False
     """Score from boundary states of tiles rather than from whole windows."""
-    region_size: int = 2_048
+    region_size: int = 1_792
     """Least length of a region that is run for an allele, bp; of tiles."""
-    state_every: int = 256
+    state_every: int = 128
     """Grid that the edges of regions lie on, bp; of tiles."""
-    tolerance: float = 0.5
-    """ERR_EST from which a region is doubled; of tiles."""
+    tolerance: float | None = None
+    """ERR_EST from which a region is doubled; of tiles; default by precision."""
+    llr: str = "masked"
+    """How substitutions are scored, as `TileScorer` takes it; of tiles."""
+    verify: int = 0
+    """How many alleles to score again on their whole tiles; of tiles."""
+    seed: int = 0
+    """Of the choice of these."""
 
     def __post_init__(self) -> None:
         if self.strand not in STRANDS:
@@ -91,40 +100,55 @@ Rows = Callable[["Selected", int, VariantPlanner, "Account"], Iterator[str]]
 
 
 
-
-def make_rows(
-    runner: AnyRunner, reference: Fasta, settings: ScoreSettings, batch_size: int
-) -> Rows:
+def make_rows(runner: AnyRunner, reference: Fasta, settings: ScoreSettings, batch_size: int) -> Rows:
     """Return what scores records and yields their rows; the memory that it needs is asked for."""
     longest = max(reference.contigs.values())
     if not settings.tiles:
         runner.plan(batch_size, min(settings.context, longest))
         scorer = WindowScorer(runner, strand=settings.strand, batch_size=batch_size)
         return lambda selected, done, planner, account: _rows(selected, done, planner, scorer, account)
-    if not isinstance(runner, Runner):
-        raise UsageError("--boundary-states is of recurrent models; this one runs whole windows")
-    if runner.transfer != "exact":
-        raise UsageError(f"--boundary-states: got --transfer {runner.transfer}, expected exact")
+    if not isinstance(runner, Runner) or runner.transfer != "exact":
+        raise UsageError("boundary states are of recurrent models and --transfer exact; choose --exact-windows")
     runner.plan(1, min(2 * settings.context, longest))
     tiles = TileScorer(
         runner, reference, settings.context, strand=settings.strand, region_size=settings.region_size,
-        state_every=settings.state_every, tolerance=settings.tolerance,
+        state_every=settings.state_every, tolerance=settings.tolerance, llr=settings.llr, batch_size=batch_size,
     )  # fmt: skip
-    return lambda selected, done, planner, account: _tile_rows(selected, done, planner, tiles, account)
+    check = Verification(tiles, settings.verify, settings.seed)
+    return lambda selected, done, planner, account: _tile_rows(selected, done, planner, tiles, account, check)
+
+
+def _tile_blocks(
+    records: Iterator[VcfRecord], planner: VariantPlanner
+) -> Iterator[list[tuple[VcfRecord, list[AllelePlan]]]]:
+    """Cut records into blocks that are scored together: where a tile begins, if it can be, so that each is run once."""
+    block: list[tuple[VcfRecord, list[AllelePlan]]] = []
+    bases, last = 0, None
+    for record in records:
+        plans = planner.plan(record)
+        cores = [plan.edit.core(planner.context) for plan in plans if plan.edit is not None]
+        full = len(block) >= _TILE_RECORDS and cores and cores[0] != last
+        if block and (full or len(block) >= _MOST_RECORDS or bases >= _BLOCK_BASES):
+            yield block
+            block, bases = [], 0
+        # Genotypes of thousands of samples are not wanted again.
+        block.append((record._replace(line=""), plans))
+        bases += sum(len(plan.edit.ref) + len(plan.edit.alt) for plan in plans if plan.edit is not None)
+        last = cores[-1] if cores else last
+    if block:
+        yield block
 
 
 def _tile_rows(
-    selected: Selected, done: int, planner: VariantPlanner, scorer: TileScorer, account: Account
+    selected: Selected, done: int, planner: VariantPlanner, scorer: TileScorer, account: Account, check: Verification
 ) -> Iterator[str]:
     """Yield the table rows of the records after the first `done`, as soon as all rows before them are there."""
-    records = islice(selected.records(), done, None)
     said: set[str] = set()
     with Progress("score-vcf", selected.total, "records", done=done) as progress:
-        while block := list(islice(records, _TILE_RECORDS)):
-            plans = [planner.plan(record) for record in block]
+        for block in _tile_blocks(islice(selected.records(), done, None), planner):
             work: list[tuple[AlleleEdit, str]] = []
             ready = []
-            for record, alleles in zip(block, plans, strict=True):
+            for record, alleles in block:
                 for plan, alt in zip(alleles, record.alts or (".",), strict=True):
                     if plan.edit is not None:
                         work.append((plan.edit, f"{record.chrom}:{record.pos + 1} {record.ref[:20]}>{alt[:20]}"))
@@ -134,6 +158,7 @@ def _tile_rows(
             for found in chain(scorer.score(work), (None,)):
                 if found is not None:
                     scores[found[0]] = found[1]
+                    check.see(*work[found[0]], found[1])
                     while known < len(work) and scores[known] is not None:
                         known += 1
                 last = given
@@ -142,17 +167,18 @@ def _tile_rows(
                 # Where a pass over a tile ends, whatever is ready goes out.
                 if last - given >= _BLOCK_RECORDS or (found is None and last > given):
                     used = ready[given - 1] if given else 0
-                    yield _tile_text(block[given:last], plans[given:last], iter(scores[used:]), planner, said, account)
+                    yield _tile_text(block[given:last], iter(scores[used:]), planner, said, account)
                     progress.update(last - given)
                     given = last
+    check.report()
 
 
 def _tile_text(
-    records: list[VcfRecord], plans: list[list[AllelePlan]], scores: Iterator[TileScores | None],
-    planner: VariantPlanner, said: set[str], account: Account,
+    block: list[tuple[VcfRecord, list[AllelePlan]]], scores: Iterator[TileScores | None], planner: VariantPlanner,
+    said: set[str], account: Account,
 ) -> str:  # fmt: skip
     texts = []
-    for record, alleles in zip(records, plans, strict=True):
+    for record, alleles in block:
         _say_contig(record.chrom, planner, said)
         account.add(alleles)
         rows = []

@@ -8,15 +8,17 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
+from lrgenome.engine.runner import Runner
 from lrgenome.engine.runners import AnyRunner
 from lrgenome.engine.windows import WindowRunner
 from lrgenome.errors import SkippedRecordsError, UsageError
@@ -29,11 +31,13 @@ from lrgenome.io.scores import (
     header_text,
     publish_scores,
 )
-from lrgenome.io.vcf import VariantSource, VcfRecord, open_variants, to_bytes
+from lrgenome.io.vcf import RecordSource, VariantSource, VcfRecord, open_variants, to_bytes
 from lrgenome.models.checkpoint import LoadedModel
+from lrgenome.tasks.saturation import Saturation, with_pictures
 from lrgenome.tasks.score_rows import Account, Rows, ScoreSettings, Selected, make_rows
 from lrgenome.tasks.scoring import STRANDS
 from lrgenome.tasks.selection import Regions, parse_shard, read_regions, shard_range
+from lrgenome.tasks.tiles import default_tolerance
 from lrgenome.tasks.variants import VariantPlanner, preflight
 
 log = logging.getLogger(__name__)
@@ -65,10 +69,12 @@ class ScoreOutput:
             raise UsageError("--resume: got standard output, expected --output FILE")
 
 
-def find_fasta(given: Path | None, source: VariantSource) -> Path:
+def find_fasta(given: Path | None, source: VariantSource | None) -> Path:
     """Return the FASTA to use: the one given, else the VCF header's ``##reference`` if that file is here."""
     if given is not None:
         return given
+    if source is None:
+        raise UsageError("--saturate: got no --fasta, expected the genome whose bases are to be changed")
     named = source.reference
     if named and os.path.isfile(named):
         log.info("reference from the VCF header: %s", named)
@@ -77,8 +83,11 @@ def find_fasta(given: Path | None, source: VariantSource) -> Path:
     raise UsageError(f"--fasta: none given, and {hint}")
 
 
-def select(source: VariantSource, planner: VariantPlanner, regions: Regions | None, shard: tuple[int, int]) -> Selected:
-    """Confine the records to regions and a shard; counting them reads the input once."""
+def select(source: RecordSource, planner: VariantPlanner, regions: Regions | None, shard: tuple[int, int]) -> Selected:
+    """Confine the records to regions and a shard; counting them reads the input once.
+
+    Shards of tiles part between two cores wherever that leaves them about as long, so that a tile is not run twice.
+    """
 
     def wanted() -> Iterator[VcfRecord]:
         for record in source.records():
@@ -88,12 +97,21 @@ def select(source: VariantSource, planner: VariantPlanner, regions: Regions | No
             ):
                 yield record
 
-    low, high = shard_range(sum(1 for _ in wanted()), shard)
+    total = 0
+    steps = array("q")
+    last: tuple[str, int] | None = None
+    for total, record in enumerate(wanted(), 1):
+        if planner.tiles and shard[1] > 1:
+            core = record.chrom, (record.pos + len(record.ref) // 2) // planner.context
+            if core != last:
+                steps.append(total - 1)
+                last = core
+    low, high = shard_range(total, shard, steps)
     return Selected(lambda: islice(wanted(), low, high), high - low)
 
 
 def run(
-    vcf: str,
+    vcf: str | Saturation,
     fasta: Path | None,
     loaded: LoadedModel,
     runner: AnyRunner,
@@ -109,7 +127,7 @@ def run(
     Parameters
     ----------
     vcf
-        A path, or ``-``.
+        A path, or ``-``; or what is scored in place of a VCF.
     fasta
         The reference, or None for the one that the header names.
     loaded
@@ -138,11 +156,18 @@ def run(
             raise UsageError("--summary: got -, expected a file: standard output may be the table")
         check_writable(output.summary)
     shard = parse_shard(settings.shard)
+    if isinstance(vcf, Saturation):
+        vcf.check(shard, output.no_clobber)
     with ExitStack() as stack:
-        source = stack.enter_context(open_variants(vcf, tmpdir))
-        reference = stack.enter_context(Fasta(find_fasta(fasta, source)))
         alias = settings.chrom_alias
         table = alias if alias in ("auto", "none") else read_alias_table(alias)
+        source: RecordSource
+        if isinstance(vcf, Saturation):
+            reference = stack.enter_context(Fasta(find_fasta(fasta, None)))
+            source = made = vcf.source(reference, table)
+        else:
+            source = file = stack.enter_context(open_variants(vcf, tmpdir))
+            reference = stack.enter_context(Fasta(find_fasta(fasta, file)))
         planner = VariantPlanner(
             reference, settings.context, check_ref=settings.check_ref, alias=table, tiles=settings.tiles
         )
@@ -155,6 +180,10 @@ def run(
         rows = make_rows(runner, reference, settings, batch_size)
         if dry_run:
             return _dry_run(selected, planner, runner, settings, batch_size)
+        if isinstance(vcf, Saturation):
+            how = "" if settings.llr == "masked" else f", {settings.llr}"
+            caption = f"{loaded.name}, context {format_length(settings.context)}{how}"
+            rows = with_pictures(rows, vcf, made, reference, partial_path(output.path), caption)
         header = header_text(_metadata(loaded, runner, settings, reference), no_version=output.no_version)
         with_header = output.header == "always" or (output.header == "auto" and shard[0] == 1)
         account = Account()
@@ -177,7 +206,7 @@ def _write_stream(stream: BinaryIO, text: str) -> None:
 
 
 def _write_file(
-    output: ScoreOutput, header: str, with_header: bool, source: VariantSource, selected: Selected,
+    output: ScoreOutput, header: str, with_header: bool, source: RecordSource, selected: Selected,
     planner: VariantPlanner, rows: Rows, account: Account,
 ) -> None:  # fmt: skip
     journal_path = partial_path(output.path)
@@ -208,8 +237,9 @@ def _metadata(
     if isinstance(runner, WindowRunner):
         metadata["length_extension"] = runner.extension
     if settings.tiles:
-        metadata |= {"scoring": "boundary-states", "region_size": settings.region_size,
-                     "state_every": settings.state_every, "tolerance": settings.tolerance}  # fmt: skip
+        metadata |= {"scoring": "boundary-states", "llr": settings.llr, "region_size": settings.region_size,
+                     "state_every": settings.state_every,
+                     "tolerance": settings.tolerance or default_tolerance(runner.model.compute_dtype)}  # fmt: skip
     return metadata
 
 
@@ -251,13 +281,15 @@ def _dry_run(
                 passes += [plan.windows.masked] if plan.windows.masked is not None else []
                 bases += sum(len(p) for p in passes) * strands
             if plan.edit is not None:
-                region = settings.region_size + settings.state_every
-                bases += (5 if plan.edit.substitution else 3) * region * strands
+                region, longest = settings.region_size + settings.state_every, planner.fasta.contigs[plan.edit.contig]
+                if settings.llr == "masked" or not plan.edit.substitution:
+                    # ALT, twice half a region masked (or ALT once more), and the reference, which others may share.
+                    bases += 3 * min(region, 2 * settings.context) * strands
                 tile = plan.edit.core(settings.context)
                 if tile not in tiles:
                     tiles.add(tile)
-                    bases += min(2 * settings.context, planner.fasta.contigs[plan.edit.contig]) * strands
-    rate = measure_rate(runner, batch_size, settings.context)
+                    bases += min(2 * settings.context, longest) * strands
+    rate = measure_rate(runner, 1 if settings.tiles else batch_size, settings.context)
     print(f"records\t{selected.total}\nalleles\t{account.alleles}")
     for status, count in account.statuses.most_common():
         print(f"{status}\t{count}")
@@ -277,13 +309,39 @@ def measure_rate(runner: AnyRunner, batch_size: int, length: int) -> float:
     return batch_size * short / elapsed
 
 
-def default_batch_size(text: str, device: torch.device, length: int) -> int:
-    """Read ``--batch-size``: auto is 1 on a CPU, where a single window fills the cores, and about 128 kbp on a GPU."""
+def default_batch_size(text: str, device: torch.device, length: int, *, tiles: bool = False) -> int:
+    """Read ``--batch-size``: auto is 1 on a CPU, where one fills the cores; on a GPU, what makes about 128 kbp."""
     if text != "auto":
         if not text.isdigit() or int(text) < 1:
             raise UsageError(f"--batch-size: got {text!r}, expected auto or a whole number of at least 1")
         return int(text)
-    return 1 if device.type == "cpu" else max(1, min(64, 131_072 // max(1, length)))
+    # Regions are of some kilobases however long the context.
+    return 1 if device.type == "cpu" else 32 if tiles else max(1, min(64, 131_072 // max(1, length)))
 
 
-__all__ = ("ScoreOutput", "ScoreSettings", "default_batch_size", "measure_rate", "run")
+def choose_scoring(
+    settings: ScoreSettings, runner: AnyRunner, *, exact_windows: bool | None, only_tiles: Sequence[str]
+) -> ScoreSettings:
+    """Choose boundary states where the model has them, unless whole windows are asked for.
+
+    Raises
+    ------
+    UsageError
+        If it has none, and they are asked for (`exact_windows` is False), or options are given that are of boundary
+        states (`only_tiles`, by their names in the settings).
+    """
+    if exact_windows:
+        return replace(settings, tiles=False)
+    able = isinstance(runner, Runner) and runner.transfer == "exact"
+    if not able:
+        asked = "boundary_states" if exact_windows is False else next(iter(only_tiles), None)
+        if asked is not None:
+            got = f"--transfer {runner.transfer}" if isinstance(runner, Runner) else "a transformer"
+            raise UsageError(
+                f"--{asked.replace('_', '-')}: got {got}, expected a recurrent model and --transfer exact"
+            )
+        log.info("scoring whole windows: boundary states are of recurrent models and --transfer exact")
+    return replace(settings, tiles=able)
+
+
+__all__ = ("ScoreOutput", "ScoreSettings", "choose_scoring", "default_batch_size", "measure_rate", "run")

@@ -20,6 +20,7 @@ from lrgenome.tasks.variants import AlleleWindows
 STRANDS = {"both": (FORWARD, REVERSE), "forward": (FORWARD,)}
 
 Result = TypeVar("Result")
+Spans = tuple[tuple[int, int], ...]
 
 
 class Scores(NamedTuple):
@@ -32,11 +33,11 @@ class Scores(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """One window and what is wanted of it: log-probabilities at sites, or a pooled span."""
+    """One window and what is wanted of it: log-probabilities at sites, or pooled spans."""
 
     ids: IdArray
     sites: tuple[int, ...] | None
-    span: tuple[int, int] | None
+    spans: Spans | None
 
 
 class WindowScorer:
@@ -114,8 +115,8 @@ class WindowScorer:
 def _jobs(windows: AlleleWindows) -> list[tuple[Hashable, _Job]]:
     """List the passes an allele needs, by keys that alleles of one record share where the passes are equal."""
     jobs = [
-        _pooled_job(windows.reference, windows.ref_span),
-        _pooled_job(windows.alternative, windows.alt_span),
+        _pooled_job(windows.reference, windows.ref_spans),
+        _pooled_job(windows.alternative, windows.alt_spans),
     ]
     if windows.masked is not None and windows.sites:
         key = ("masked", windows.masked.tobytes(), windows.sites)
@@ -123,8 +124,8 @@ def _jobs(windows: AlleleWindows) -> list[tuple[Hashable, _Job]]:
     return jobs
 
 
-def _pooled_job(ids: IdArray, span: tuple[int, int]) -> tuple[Hashable, _Job]:
-    return ("pooled", ids.tobytes(), span), _Job(ids, None, span)
+def _pooled_job(ids: IdArray, spans: Spans) -> tuple[Hashable, _Job]:
+    return ("pooled", ids.tobytes(), spans), _Job(ids, None, spans)
 
 
 def _reader(
@@ -154,22 +155,24 @@ def _site_reader(
 def _span_reader(
     job: _Job, row: int, runner: AnyRunner, strand: int
 ) -> tuple[Callable[[Chunk], None], Callable[[], Pooled]]:
-    assert job.span is not None
-    low, high = job.span
+    assert job.spans is not None
+    spans = job.spans
+    count = sum(high - low for low, high in spans)
     observed = COMPLEMENT[job.ids] if strand == REVERSE else job.ids
     total: list[Any] = [0.0, 0.0]
 
     def take(part: Chunk) -> None:
-        lo, hi = max(low, part.start), min(high, part.end)
-        if lo < hi:
-            rows = part.hidden[row, lo - part.start : hi - part.start]
-            total[0] = total[0] + rows.double().sum(0).cpu().numpy()
-            bases = observed[lo:hi]
-            known = np.flatnonzero((bases >= FIRST_BASE) & (bases < FIRST_BASE + 4))
-            log_p = runner.log_probabilities(part, row, lo - part.start, hi - part.start)
-            total[1] += float(log_p[known, bases[known]].sum())
+        for low, high in spans:
+            lo, hi = max(low, part.start), min(high, part.end)
+            if lo < hi:
+                rows = part.hidden[row, lo - part.start : hi - part.start]
+                total[0] = total[0] + rows.double().sum(0).cpu().numpy()
+                bases = observed[lo:hi]
+                known = np.flatnonzero((bases >= FIRST_BASE) & (bases < FIRST_BASE + 4))
+                log_p = runner.log_probabilities(part, row, lo - part.start, hi - part.start)
+                total[1] += float(log_p[known, bases[known]].sum())
 
-    return take, lambda: Pooled(np.asarray(total[0]) / max(1, high - low), total[1])
+    return take, lambda: Pooled(np.asarray(total[0]) / max(1, count), total[1])
 
 
 def _combine(windows: AlleleWindows, results: dict[Hashable, Any], strand: int) -> npt.NDArray[np.float64]:

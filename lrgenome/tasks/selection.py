@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lrgenome.errors import BedError, UsageError
@@ -26,10 +26,22 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     raise UsageError(f"--shard: got {text!r}, expected I/N or I-of-N with 1 <= I <= N")
 
 
-def shard_range(total: int, shard: tuple[int, int]) -> tuple[int, int]:
-    """Return the half-open range of a shard: all shards together cover `total` once, in order."""
+def shard_range(total: int, shard: tuple[int, int], steps: Sequence[int] = ()) -> tuple[int, int]:
+    """Return the half-open range of a shard: all shards together cover `total` once, in order.
+
+    An end moves to the nearest of `steps` (rising) that is no further than half a shard away.
+    """
     part, parts = shard
-    return total * (part - 1) // parts, total * part // parts
+
+    def end(of: int) -> int:
+        even = total * of // parts
+        if of in (0, parts):
+            return even
+        at = bisect_right(steps, even)
+        nearest = min(steps[max(0, at - 1) : at + 1], key=lambda step: abs(step - even), default=even)
+        return nearest if 2 * abs(nearest - even) * parts < total else even
+
+    return end(part - 1), end(part)
 
 
 class Regions:
@@ -55,17 +67,22 @@ class Regions:
         return last >= 0 and spans[last][1] > start
 
 
+def parse_regions(
+    regions: Iterable[str], contigs: Mapping[str, int], alias: Mapping[str, str] | str
+) -> list[tuple[str, int, int]]:
+    """Read regions such as ``20:1,000-2,000,21`` (1-based) as (contig of the FASTA, start, end), 0-based half-open."""
+    return [
+        parse_region(_resolved(part, contigs, alias), contigs) for text in regions for part in _split(text, contigs)
+    ]
+
+
 def read_regions(
     regions: list[str] | None, regions_file: Path | None, contigs: Mapping[str, int], alias: Mapping[str, str] | str
 ) -> Regions | None:
     """Read ``--regions`` and ``--regions-file`` together; None where neither was given."""
     if not regions and regions_file is None:
         return None
-    intervals = [
-        parse_region(_resolved(part, contigs, alias), contigs)
-        for text in regions or []
-        for part in _split(text, contigs)
-    ]
+    intervals = parse_regions(regions or [], contigs, alias)
     if regions_file is not None:
         for line in read_bed(regions_file):
             contig = resolve_contig(line.chrom, contigs, alias)

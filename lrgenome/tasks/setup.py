@@ -41,6 +41,7 @@ def ready(
     transfer: str,
     store: str,
     tmpdir: Path | None,
+    max_memory: int | None = None,
     extension: str = "none",
     offline: bool = False,
 ) -> tuple[LoadedModel, AnyRunner]:
@@ -52,7 +53,7 @@ def ready(
         loaded = loaded._replace(name=str(model))
     log.info("model: %s, sha256 %s", loaded.name, loaded.sha256)
     net = loaded.model.for_inference(compute.dtype).to(compute.device)
-    free = functools.partial(free_memory, compute.device)
+    free = functools.partial(free_memory, compute.device, limit=max_memory)
     if isinstance(net, NucleotideTransformer):
         if (transfer, store) != ("exact", "auto"):
             raise UsageError("--transfer and --store are of recurrent models; this one runs whole windows")

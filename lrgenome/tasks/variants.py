@@ -7,17 +7,44 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrgenome.dna import MASK, IdArray, N, encode
+from lrgenome.dna import MASK, IdArray, N, encode, reverse_complement
 from lrgenome.errors import AssemblyMismatchError, InputError, UsageError
-from lrgenome.io.alleles import Allele, classify, is_substitution, trim
+from lrgenome.io.alleles import classify, is_substitution, trim
 from lrgenome.io.fasta import Fasta, resolve_contig
+from lrgenome.io.symbolic import SymbolicEvent, resolve_symbolic
 from lrgenome.io.vcf import VcfRecord
 
 FLANK = 768
-"""Reference bases on each side of an allele over which embeddings and pseudo-likelihood are taken, bp."""
+"""Bases on each side of each end of an allele over which embeddings and pseudo-likelihood are taken, bp."""
 
 CHECK_REF = ("warn", "skip", "error")
 _ASSEMBLY_RECORDS = 20
+
+
+def scored_spans(at: int, length: int, total: int) -> tuple[tuple[int, int], ...]:
+    """Say over which positions of a sequence an allele is pooled: itself and its flanks.
+
+    Of an allele longer than two flanks only its first and last `FLANK` bases count: were it all of them, a long one
+    would be compared by how its sequence is, not by what it does to its surroundings.
+
+    Parameters
+    ----------
+    at
+        Where the allele begins in the sequence, 0-based.
+    length
+        Its length there, bp.
+    total
+        Length of the sequence; flanks are cut at its ends.
+
+    Returns
+    -------
+    tuple of (int, int)
+        Half-open spans of positions, in order and disjoint: one, or two for a long allele.
+    """
+    low, high = max(0, at - FLANK), min(total, at + length + FLANK)
+    if length <= 2 * FLANK:
+        return ((low, high),)
+    return (low, at + FLANK), (at + length - FLANK, high)
 
 
 class AlleleWindows(NamedTuple):
@@ -35,9 +62,9 @@ class AlleleWindows(NamedTuple):
     """(n,) reference bases at `sites`."""
     alt_bases: IdArray
     """(n,) ALT bases at `sites`."""
-    ref_span: tuple[int, int]
-    """Allele and flanks in the reference window, half-open offsets."""
-    alt_span: tuple[int, int]
+    ref_spans: tuple[tuple[int, int], ...]
+    """Allele and flanks in the reference window, as `scored_spans` gives them."""
+    alt_spans: tuple[tuple[int, int], ...]
     """Allele and flanks in the alternative window."""
 
 
@@ -53,9 +80,11 @@ class AlleleEdit(NamedTuple):
     alt: IdArray
     """(a,) what replaces them."""
     substitution: bool
-    """Whether bases are replaced by as many, so that there is an LLR."""
+    """Whether bases are replaced by as many, so that there is an LLR; an inversion is no substitution."""
     sites: tuple[int, ...]
     """Offsets of the differing bases of a substitution; empty for other alleles."""
+    kind: str = "SEQ"
+    """Of a symbolic ALT "DEL", "DUP" or "INV"; of one that is sequence "SEQ"."""
 
     def core(self, context: int) -> tuple[str, int]:
         """Return contig and number of the core of `context` bp that the allele's middle lies in."""
@@ -122,7 +151,7 @@ class VariantPlanner:
             return [AllelePlan(("OUT_OF_RANGE",), None)] * len(alts)
         here = self.fasta.fetch(contig, record.pos, end)
         mismatch = self._check_reference(record, here)
-        return [self._plan_allele(record, alt, contig, here, mismatch) for alt in alts]
+        return [self._plan_allele(record, which, contig, here, mismatch) for which in range(len(alts))]
 
     def _check_reference(self, record: VcfRecord, here: IdArray) -> bool:
         """Compare REF with the FASTA; only bases that are unambiguous in both count."""
@@ -142,55 +171,79 @@ class VariantPlanner:
         return mismatch
 
     def _plan_allele(
-        self, record: VcfRecord, alt: str, contig: str, here: IdArray, mismatch: bool
+        self, record: VcfRecord, which: int, contig: str, here: IdArray, mismatch: bool
     ) -> AllelePlan:
         flags = ("REF_MISMATCH",) if mismatch else ()
+        alt = record.alts[which] if record.alts else "."
         reason = classify(record.ref, alt)
-        if reason is not None:
+        event: SymbolicEvent | None = None
+        if reason == "ALT_SYMBOLIC":
+            event = resolve_symbolic(alt, record.pos, record.info, which, len(record.alts))
+        if reason is not None and event is None:
             return AllelePlan((*flags, reason), None)
         if mismatch and self.check_ref == "skip":
             return AllelePlan(flags, None)
-        allele = trim(record.pos, record.ref, alt)
-        inside = here[allele.start - record.pos : allele.start - record.pos + len(allele.ref)]
-        if (inside == N).any():
-            return AllelePlan((*flags, "REF_AMBIGUOUS"), None)
-        if 2 * max(len(allele.ref), len(allele.alt)) > self.context:
-            return AllelePlan((*flags, "TOO_LONG"), None)
+        edit = self._edit_of_event(event, contig) if event is not None else self._edit(record, alt, contig, here)
+        if isinstance(edit, str):
+            return AllelePlan((*flags, edit), None)
         if self.tiles:
-            edit, edge = self._edit(allele, contig, inside)
+            half = self.context // 2
+            edge = edit.start < half or edit.start + len(edit.ref) + half > self.fasta.contigs[contig]
             return AllelePlan(((("EDGE",) if edge else ()) + flags) or ("OK",), None, edit)
-        windows, edge = self._windows(allele, contig, inside)
+        windows, edge = self._windows(edit)
         status = (("EDGE",) if edge else ()) + flags
         return AllelePlan(status or ("OK",), windows)
 
-    def _edit(self, allele: Allele, contig: str, inside: IdArray) -> tuple[AlleleEdit, bool]:
-        alt, start, half = encode(allele.alt), allele.start, self.context // 2
-        substitution = is_substitution(allele)
-        sites = tuple(i for i in range(len(alt)) if inside[i] != alt[i]) if substitution else ()
-        edge = start < half or start + len(allele.ref) + half > self.fasta.contigs[contig]
-        return AlleleEdit(contig, start, inside, alt, substitution, sites), edge
+    def _edit(self, record: VcfRecord, alt: str, contig: str, here: IdArray) -> AlleleEdit | str:
+        """Make the edit of an ALT that is sequence, or say why there is none."""
+        allele = trim(record.pos, record.ref, alt)
+        inside = here[allele.start - record.pos : allele.start - record.pos + len(allele.ref)]
+        if (inside == N).any():
+            return "REF_AMBIGUOUS"
+        if 2 * max(len(allele.ref), len(allele.alt)) > self.context:
+            return "TOO_LONG"
+        new = encode(allele.alt)
+        sites: tuple[int, ...] = ()
+        if substitution := is_substitution(allele):
+            # The FASTA's base is the reference: where REF disagrees with it, a base may not differ at all.
+            sites = tuple(np.flatnonzero(inside != new).tolist())
+        return AlleleEdit(contig, allele.start, inside, new, substitution, sites)
 
-    def _windows(self, allele: Allele, contig: str, inside: IdArray) -> tuple[AlleleWindows, bool]:
-        length, r, a = self.fasta.contigs[contig], len(allele.ref), len(allele.alt)
-        start = allele.start + r // 2 - self.context // 2
+    def _edit_of_event(self, event: SymbolicEvent, contig: str) -> AlleleEdit | str:
+        """Make the edit of an event, its sequence written out, or say why there is none."""
+        if event.end > self.fasta.contigs[contig]:
+            return "OUT_OF_RANGE"
+        # Before anything is read: an event may be a chromosome.
+        if 2 * (event.end - event.start) > self.context:
+            return "TOO_LONG"
+        padded = self.fasta.fetch(contig, event.start - 1, event.end)
+        inside, nothing = padded[1:], padded[:0]
+        if (inside == N).any():
+            return "REF_AMBIGUOUS"
+        if event.kind == "DUP":
+            return AlleleEdit(contig, event.end, nothing, inside, False, (), "DUP")
+        if event.kind == "INV":
+            return AlleleEdit(contig, event.start, inside, reverse_complement(inside), False, (), "INV")
+        # Written out with the base before it, a deletion that ends in that base is trimmed to the one before it.
+        back = int(padded[0] == padded[-1])
+        return AlleleEdit(contig, event.start - back, padded[1 - back : len(padded) - back], nothing, False, (), "DEL")
+
+    def _windows(self, edit: AlleleEdit) -> tuple[AlleleWindows, bool]:
+        length, r, a = self.fasta.contigs[edit.contig], len(edit.ref), len(edit.alt)
+        start = edit.start + r // 2 - self.context // 2
         end = start + self.context
         edge = start < 0 or end > length
         start, end = max(0, start), min(length, end)
-        reference = self.fasta.fetch(contig, start, end)
-        at = allele.start - start
-        alt_ids = encode(allele.alt)
-        alternative = np.concatenate([reference[:at], alt_ids, reference[at + r :]])
-        masked, sites = None, np.empty(0, dtype=np.int64)
-        if is_substitution(allele):
-            # The FASTA's base is the reference: where REF disagrees with it, a base may not differ at all.
-            sites = np.array([i for i in range(r) if inside[i] != alt_ids[i]], dtype=np.int64)
+        reference = self.fasta.fetch(edit.contig, start, end)
+        at = edit.start - start
+        alternative = np.concatenate([reference[:at], edit.alt, reference[at + r :]])
+        masked, sites = None, np.array(edit.sites, dtype=np.int64)
+        if edit.substitution:
             masked = reference.copy()
             masked[at + sites] = MASK
-        low = max(0, at - FLANK)
         return AlleleWindows(
-            reference, alternative, masked, tuple((at + sites).tolist()), inside[sites] if r else inside,
-            alt_ids[sites] if r else alt_ids[:0],
-            (low, min(len(reference), at + r + FLANK)), (low, min(len(alternative), at + a + FLANK)),
+            reference, alternative, masked, tuple((at + sites).tolist()), edit.ref[sites], edit.alt[sites],
+            scored_spans(at, r, len(reference)), scored_spans(at, a, len(alternative)),
         ), edge  # fmt: skip
 
     def assert_same_assembly(self) -> None:
@@ -226,4 +279,6 @@ def preflight(planner: VariantPlanner, records: Iterator[VcfRecord], limit: int 
     planner.assert_some_placed(count)
 
 
-__all__ = ["CHECK_REF", "FLANK", "AlleleEdit", "AllelePlan", "AlleleWindows", "VariantPlanner", "preflight"]
+__all__ = [
+    "CHECK_REF", "FLANK", "AlleleEdit", "AllelePlan", "AlleleWindows", "VariantPlanner", "preflight", "scored_spans",
+]  # fmt: skip

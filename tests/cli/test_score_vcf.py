@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 
 import pysam
@@ -252,7 +253,7 @@ def test_what_is_said(score, tmp_path):
     assert "INFO model: tiny, sha256 " in normal and "statuses of the" in normal
     assert score("-q").stderr == ""
     verbose = score("-v", "--log-file", tmp_path / "run.log").stderr
-    assert "DEBUG windows of 1 x 200 bp" in verbose
+    assert "DEBUG windows of 1 x 400 bp" in verbose
     assert (tmp_path / "run.log").read_text() == verbose
     assert "DEBUG" not in normal
 
@@ -268,6 +269,47 @@ def test_aliases(lrgenome, score, expected, toy_vcf, toy_fasta, tmp_path):
     table.write_text("1\tchr1\n2\tchr2\n")
     said = rows(score("--chrom-alias", table).stdout)
     assert {r.split("\t")[-1] for r in said if r.startswith("chrM")} == {"CONTIG_MISSING"}
+
+
+def test_symbolic_alleles_have_the_scores_of_those_written_out(score, toy_sequences, tmp_path):
+    genome = toy_sequences["chr1"].upper()
+
+    def line(pos, alt, info=".", ref=None):
+        return f"chr1\t{pos}\t.\t{ref or genome[pos - 1]}\t{alt}\t.\t.\t{info}\n"
+
+    a, b = [base for base in "ACGT" if base != genome[2299]][:2]
+    lines = [
+        line(2000, "<DEL>", "SVTYPE=DEL;END=2040;SVLEN=-40"),
+        line(2000, genome[1999], ref=genome[1999:2040]),
+        line(2100, "<CN0>,<CN2>", "END=2150;IMPRECISE"),
+        line(2100, genome[2099], ref=genome[2099:2150]),
+        line(2151, genome[2100:2150] + genome[2150]),
+        line(2300, f"{a},<INV>,<INS:ME:ALU>,<DUP:TANDEM>,*,{b}", "SVLEN=.,30,281,30,.,."),
+        line(2331, genome[2300:2330] + genome[2330]),
+        line(2400, "<DEL>"),
+        line(2500, "<INV>", "END=2601"),
+        line(4990, "<DUP>", "END=5004"),
+    ]
+    path = tmp_path / "symbolic.vcf"
+    path.write_text(HEADER + COLUMNS + "".join(lines))
+    found = [row.split("\t") for row in rows(score("--exact-windows", vcf=path).stdout)]
+    assert [row[:5] for row in found] == keys_of(path)
+    assert [row[-1] for row in found] == [
+        "OK", "OK", "OK", "OK", "OK", "OK",
+        "OK", "OK", "ALT_SYMBOLIC", "OK", "ALT_STAR", "OK", "OK",
+        "ALT_SYMBOLIC", "TOO_LONG", "OUT_OF_RANGE",
+    ]  # fmt: skip
+    scores = [row[5:9] for row in found]
+    assert scores[0] == scores[1] and scores[2] == scores[4] and scores[3] == scores[5] and scores[9] == scores[12]
+    for row in found:
+        scored, substitution = row[-1] == "OK", len(row[3]) == len(row[4])
+        assert [text != "." for text in row[5:9]] == [scored and substitution, scored, scored, scored]
+        assert not scored or float(row[7]) > 0
+    assert len({row[7] for row in found if row[-1] == "OK"}) == 7
+    score("--exact-windows", "-o", tmp_path / "a.vcf", vcf=path)
+    written = rows((tmp_path / "a.vcf").read_text())
+    said = [status for text in written for status in text.split("LRG_STATUS=")[1].split(",")]
+    assert said == [row[-1] for row in found]
 
 
 def pick(path, want):
@@ -294,7 +336,7 @@ def run_real(lrgenome, tmp_path, fasta, text, *args):
 
 
 def test_1000_genomes(lrgenome, shared_data: Path, tmp_path):
-    """Dense SNVs and indels, several ALTs, and all that is symbolic."""
+    """Dense SNVs and indels, several ALTs, and all that is symbolic: nothing short."""
     text = pick(
         shared_data / "variants" / "1000genomes.chr20_1-2Mb.b37.vcf.gz",
         lambda n, f: n % 200 == 0 or "<" in f[4] or ("," in f[4] and n % 7 == 0),
@@ -303,8 +345,8 @@ def test_1000_genomes(lrgenome, shared_data: Path, tmp_path):
     found = run_real(lrgenome, tmp_path, fasta, text, "-W")
     assert len(found) > 200 and sum("," in line.split("\t")[4] for line in text.splitlines()[300:]) > 5
     symbolic = [row for row in found if "<" in row[4]]
-    assert len(symbolic) >= 24 and {row[-1] for row in symbolic} == {"ALT_SYMBOLIC"}
-    assert {row[-1] for row in found} == {"OK", "ALT_SYMBOLIC"}
+    assert Counter(row[-1] for row in symbolic) == {"ALT_SYMBOLIC": 7, "TOO_LONG": 17}
+    assert {row[-1] for row in found} == {"OK", "ALT_SYMBOLIC", "TOO_LONG"}
     with pysam.TabixFile(str(tmp_path / "real.tsv.gz")) as table:
         assert sum(1 for _ in table.fetch("20", 1_000_000, 2_000_000)) == len(found)
 

@@ -11,6 +11,7 @@ from lrgenome.io.atomic import (
     os_error_as_output_error,
     partial_path,
     publish,
+    whole_file,
 )
 
 
@@ -45,6 +46,21 @@ def test_partial_is_kept_and_continued(tmp_path):
         handle.write(" and half")
     assert path.read_text() == "half and half"
     assert not partial_path(path).exists()
+
+
+def test_a_file_that_a_library_writes_by_name(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "out")
+    with whole_file(tmp_path / "link") as name:
+        name.write_text("one")
+        assert name == tmp_path / "real" / "out.partial" and not (tmp_path / "real" / "out").exists()
+    with pytest.raises(OutputError, match=r"cannot write .*No space left"), whole_file(tmp_path / "link") as name:
+        name.write_text("two")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "link") as name:
+        raise KeyboardInterrupt
+    assert (tmp_path / "link").read_text() == "one" and (tmp_path / "link").is_symlink()
+    assert os.listdir(tmp_path / "real") == ["out"]
 
 
 def test_text_has_unix_line_ends(tmp_path):

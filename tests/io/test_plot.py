@@ -137,12 +137,12 @@ def test_folder_that_is_not_there(tmp_path):
 def test_cache_leaves_a_home_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    plot._use_writable_cache()
+    plot.use_writable_cache()
     assert "MPLCONFIGDIR" not in os.environ
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setenv("MPLCONFIGDIR", "")  # so that it is restored afterwards
     monkeypatch.delenv("MPLCONFIGDIR")
-    plot._use_writable_cache()
+    plot.use_writable_cache()
     made = Path(os.environ["MPLCONFIGDIR"])
     assert made.is_dir()
     made.rmdir()

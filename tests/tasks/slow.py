@@ -118,6 +118,9 @@ def slow_scores(
             log_p = slow.log_p(states)
             mean, count, total = np.zeros(states.shape[1]), 0, 0.0
             for position in range(max(0, at - flank), min(len(window), at + length + flank)):
+                # The middle of a long allele does not count.
+                if at + flank <= position < at + length - flank:
+                    continue
                 mean += states[position]
                 count += 1
                 if window[position] in encode("ACGT"):

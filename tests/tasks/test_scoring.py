@@ -70,6 +70,27 @@ def test_the_flank_is_768_bp(slow_model, runner, tmp_path):
     assert list(row) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("chunk", [37, 10_000])
+@pytest.mark.parametrize("kind", ["mnv", "deletion", "insertion"])
+def test_of_a_long_allele_only_the_ends_count(slow_model, make_runner, short_flank, tmp_path, chunk, kind):
+    """Of more than two flanks, here 60 bp."""
+    sequence = genome()
+    # No indel ends with the base before it.
+    size = next(n for n in range(70, 76) if sequence[599 + n] != sequence[599])
+    ref, other = sequence[600 : 600 + size], "A" if sequence[599] != "A" else "C"
+    allele = {
+        "mnv": (600, ref, ref.translate(str.maketrans("ACGT", "CATG"))),
+        "deletion": (600, ref, ""),
+        "insertion": (600, "", "ACGTT" * 14 + other),
+    }[kind]
+    ((windows, _),) = work = plan_all(tmp_path, sequence, [allele])
+    assert (len(windows.ref_spans), len(windows.alt_spans)) == tuple(1 + (len(s) > 2 * FLANK) for s in allele[1:])
+    (row,) = score(make_runner(chunk=chunk), work)
+    expected = slow_scores(slow_model, sequence, allele)
+    assert row.llr == (pytest.approx(expected[0], rel=1e-4) if kind == "mnv" else None)
+    assert row[1:] == pytest.approx(expected[1:], rel=1e-4)
+
+
 def edited(sequence, start, ref, alt):
     return sequence[:start] + alt + sequence[start + len(ref) :]
 

@@ -30,7 +30,7 @@ def test_bfloat16_weights(tiny_model):
 
 
 def test_memory_is_asked_for_when_a_window_is_planned(tiny_model, monkeypatch):
-    monkeypatch.setattr(setup, "free_memory", lambda device: 1_000)
+    monkeypatch.setattr(setup, "free_memory", lambda device, limit: 1_000)
     monkeypatch.setattr(setup, "free_disk", lambda folder: 2_000)
     _, runner = setup.ready(tiny_model, **OPTIONS)
     with pytest.raises(MemoryLimitError, match=r"a window of 10,000 bp needs .* of memory"):
@@ -43,7 +43,29 @@ def test_free_memory_of_the_cpu_is_some():
 
 def test_free_memory_of_a_gpu_is_asked_of_its_driver(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (123, 456))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 40)
     assert compute.free_memory(torch.device("cuda:1")) == 123
+    assert compute.free_memory(torch.device("cuda:1"), 100) == 60
+
+
+def test_a_limit_is_of_all_that_the_process_holds(monkeypatch):
+    monkeypatch.setattr(compute, "available_memory", lambda: 5_000)
+    monkeypatch.setattr(compute, "used_memory", lambda: 3_000)
+    cpu = torch.device("cpu")
+    assert [compute.free_memory(cpu, limit) for limit in (None, 9_000, 4_000, 2_000)] == [5_000, 5_000, 1_000, 0]
+
+
+def test_under_a_limit_windows_are_run_in_less(tiny_model, monkeypatch):
+    used = compute.used_memory()
+    _, plenty = setup.ready(tiny_model, **OPTIONS)
+    how = plenty.plan(1, 1_000_000)
+    assert how.keep_prepared and not how.on_disk
+    monkeypatch.setattr(compute, "used_memory", lambda: used)
+    _, runner = setup.ready(tiny_model, **OPTIONS, max_memory=used + how.ram)
+    less = runner.plan(1, 1_000_000)
+    assert not less.keep_prepared and not less.on_disk and less.ram < how.ram
+    _, runner = setup.ready(tiny_model, **OPTIONS, max_memory=used + how.ram // 8)
+    assert runner.plan(1, 1_000_000).on_disk
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,17 @@ import torch
 from typer.testing import CliRunner
 
 from lrgenome.cli.app import app
-from lrgenome.dna import MASK, complement, encode
+from lrgenome.dna import MASK, complement, encode, reverse_complement
 from lrgenome.engine.runner import Runner
 from lrgenome.errors import UsageError
 from lrgenome.glossary import FORWARD, REVERSE
 from lrgenome.io.fasta import Fasta
 from lrgenome.io.vcf import VcfRecord
 from lrgenome.tasks import tiles, variants
+from lrgenome.tasks.regions import lay_out
 from lrgenome.tasks.tiles import TileScorer
-from lrgenome.tasks.variants import VariantPlanner
+from lrgenome.tasks.variants import AlleleEdit, VariantPlanner
+from lrgenome.tasks.verification import Verification
 
 from .slow import ALLELES, anchored, genome
 
@@ -141,21 +143,118 @@ def test_little_memory_means_more_passes_and_the_same_scores(tiny, monkeypatch, 
 
     plenty, many = run(1 << 40), len(passes)
     passes.clear()
-    monkeypatch.setattr(tiles, "_SHARE", 0.06)
+    monkeypatch.setattr(tiles, "_SHARE", 0.09)
     short = run(1 << 20)
     assert len(passes) > many
     assert short.tobytes() == plenty.tobytes()
 
 
 def test_regions_lie_on_the_grid(runner, fasta):
-    made, tile = scorer(runner, fasta), ("one", 2)
-    bounds = made._bounds(tile)
-    assert bounds == ("one", 300, 700)
+    made = scorer(runner, fasta)
     for edit, _ in plan(fasta, ALLELES["snv"], ALLELES["complex"]):
-        region = made.region(edit, bounds, 0)
-        assert (region.left + 300) % EVERY == 0 and (region.right + 300) % EVERY == 0
-        assert region.at - region.left >= REGION // 2 and region.right - region.at >= REGION // 2
-        assert made.region(edit, bounds, 5)[:2] == (0, 400)
+        tile = made.tile(edit)
+        assert tile[:3] == ("one", 300, 700) and len(tile.ids) == 400
+        layout = lay_out(edit, tile, REGION, EVERY)
+        (reference,), (altered,) = layout.reference, layout.altered
+        assert (reference.left, reference.right) == (altered.left, altered.right)
+        for piece in (reference, layout.masked or reference):
+            assert (piece.left.at + 300) % EVERY == 0 and (piece.right.at + 300) % EVERY == 0
+        at, behind = edit.start - 300, edit.start - 300 + len(edit.ref)
+        assert at - reference.left.at >= REGION // 2 and reference.right.at - behind >= REGION // 2
+        assert (tile.ids[reference.left.at : reference.right.at] == reference.ids).all()
+        assert lay_out(edit, tile, REGION << 5, EVERY) is None
+
+
+def event(kind: str, start: int, end: int) -> AlleleEdit:
+    ids, nothing = encode(genome()[start:end]), encode("")
+    if kind == "DUP":
+        return AlleleEdit("one", end, nothing, ids, False, (), "DUP")
+    return AlleleEdit("one", start, ids, reverse_complement(ids) if kind == "INV" else nothing, False, (), kind)
+
+
+EVENTS = [event(kind, 420, 680) for kind in ("DEL", "DUP", "INV")] + [
+    event("DEL", 420, 680)._replace(kind="SEQ", alt=encode("GATTACA")),
+    event("DUP", 420, 680)._replace(kind="SEQ"),
+]
+
+
+@pytest.mark.parametrize("edit", EVENTS, ids=lambda edit: edit.kind)
+def test_large_events_are_scored_from_their_junctions(runner, fasta, edit):
+    made = TileScorer(runner, fasta, 600, strand="both", region_size=96, state_every=16, tolerance=1e9)
+    layout = lay_out(edit, made.tile(edit), 96, 16)
+    if edit.kind != "SEQ" or not len(edit.alt) > 96:
+        assert max(len(piece.ids) for piece in layout.pieces()) < len(edit.ref) + len(edit.alt) - 60
+    ((_, got),) = [one for one in made.score([(edit, "event")]) if one is not None]
+    (exact,) = made.exact([(edit, "event")])
+    assert got.llr is None and exact.llr is None
+    assert abs(got.dist_l2 - exact.dist_l2) < 0.05 * exact.dist_l2
+    assert abs(got.pll_diff - exact.pll_diff) < max(got.err_est, 0.02 * abs(exact.pll_diff))
+    forward = TileScorer(runner, fasta, 600, strand="forward", region_size=96, state_every=16, tolerance=1e9)
+    ((_, one),) = [one for one in forward.score([(edit, "event")]) if one is not None]
+    assert abs(one.dist_l2 - next(forward.exact([(edit, "event")])).dist_l2) < 0.05 * one.dist_l2
+
+
+@pytest.mark.parametrize("edit", EVENTS, ids=lambda edit: edit.kind)
+def test_events_widen_to_the_whole_tile_where_they_must(make_runner, fasta, edit):
+    made = TileScorer(make_runner(), fasta, 600, strand="both", region_size=96, state_every=16, tolerance=1e-12)
+    ((_, got),) = [one for one in made.score([(edit, "event")]) if one is not None]
+    assert [got] == list(made.exact([(edit, "event")]))
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_batches_of_regions_give_the_scores_of_single_ones(make_runner, fasta, size):
+    work = [*plan(fasta, *ALLELES.values()), *((edit, "event") for edit in EVENTS if len(edit.alt) <= 100)]
+    single, several = (score(make_runner(), fasta, work, batch_size=n) for n in (1, size))
+    np.testing.assert_allclose(several, single, rtol=1e-3, atol=2e-5)
+    alone = np.concatenate([score(make_runner(), fasta, [one], batch_size=size) for one in work])
+    np.testing.assert_allclose(several, alone, rtol=1e-4, atol=1e-6)
+
+
+def test_states_may_lie_on_disk(tiny, make_runner, fasta, tmp_path):
+    work = plan(fasta, *ALLELES.values())
+    options = {"free_ram": lambda: 1 << 40, "free_disk": lambda: 1 << 40, "tmpdir": tmp_path}
+    with Runner(tiny.model, torch.device("cpu"), store="disk", **options) as on_disk:
+        assert score(on_disk, fasta, work).tobytes() == score(make_runner(), fasta, work).tobytes()
+
+
+def test_wildtype_scores_are_read_off_the_unmasked_tile(slow_model, runner, fasta):
+    work = plan(fasta, *ALLELES.values())
+    made = scorer(runner, fasta, llr="wildtype", tolerance=1e-6)
+    found = dict(one for one in made.score(work) if one is not None)
+    exact = [next(made.exact([one])) for one in work]
+    for i, (edit, _) in enumerate(work):
+        if not edit.substitution:
+            np.testing.assert_allclose(found[i][1:4], exact[i][1:4], rtol=1e-3, atol=2e-5)
+            continue
+        tile, expected = made.tile(edit), []
+        for way in (FORWARD, REVERSE):
+            log_p = slow_model.log_p(slow_model.states(tile.ids, way))
+            seen = complement if way == REVERSE else np.asarray
+            rows = [edit.start - tile.start + site for site in edit.sites]
+            refs, alts = (seen(of[list(edit.sites)]) for of in (edit.ref, edit.alt))
+            expected.append((log_p[rows, alts] - log_p[rows, refs]).sum())
+        assert found[i].llr == pytest.approx(np.mean(expected), abs=2e-5)
+        assert found[i][1:] == (None, None, None, 0.0)
+
+
+def test_verification_says_how_far_off_scores_are(runner, fasta, caplog):
+    work = plan(fasta, *ALLELES.values())
+    made = scorer(runner, fasta)
+    check, none = Verification(made, 4, seed=3), Verification(made, 0, seed=3)
+    for i, got in (one for one in made.score(work) if one is not None):
+        check.see(*work[i], got)
+        none.see(*work[i], got)
+    with caplog.at_level("INFO", logger="lrgenome"):
+        none.report()
+        assert not caplog.messages
+        check.report()
+    text = "\n".join(caplog.messages)
+    assert f"scoring 4 of {len(work)} alleles again" in text
+    assert "largest difference of LLR" in text and "largest difference of DIST_L2" in text
+    assert "within ERR_EST: 4 of 4" in text
+    (exact,) = made.exact(work[:1])
+    assert set(check.differences(*work[0], exact).values()) == {0.0}
+    assert check.differences(*work[0], exact._replace(llr=99.0))["LLR"] > 90
 
 
 @pytest.mark.parametrize(
@@ -163,6 +262,8 @@ def test_regions_lie_on_the_grid(runner, fasta):
     [
         ({"region_size": 91}, "--region-size: got 91, expected at least 92"),
         ({"tolerance": 0.0}, "--tolerance: got 0.0"),
+        ({"state_every": 0}, "--state-every: got 0"),
+        ({"llr": "raw"}, "--llr: got 'raw', expected one of masked, wildtype"),
     ],
 )
 def test_settings_that_cannot_be(runner, fasta, options, message):
@@ -179,7 +280,7 @@ def test_the_command_writes_the_same_rows_whatever_the_shards(tiny_model, fasta,
     vcf = tmp_path / "v.vcf"
     vcf.write_text(head + "".join(text for _, text in sorted(records)))
     options = ["--fasta", str(fasta.path), "--model", str(tiny_model), "--context", "200", "--region-size", "128",
-               "--state-every", "16", "--boundary-states", "-t", "1", "--no-version"]  # fmt: skip
+               "--state-every", "16", "-t", "1", "--no-version"]  # fmt: skip
 
     def run(out, *more):
         result = CliRunner().invoke(app, ["score-vcf", str(vcf), "-o", str(tmp_path / out), *options, *more])
@@ -193,7 +294,7 @@ def test_the_command_writes_the_same_rows_whatever_the_shards(tiny_model, fasta,
     assert len(rows) == len(records)
     assert [row[-1] for row in rows].count("ALT_SYMBOLIC") == 1
     assert all(row[9] != "." for row in rows if row[-1] in ("OK", "EDGE"))
-    assert "##boundary" in whole or "boundary-states" in whole
+    assert "boundary-states" in whole
 
 
 def test_boundary_states_are_of_recurrent_models_with_exact_transfer(tiny_model, fasta, tmp_path):
@@ -201,4 +302,5 @@ def test_boundary_states_are_of_recurrent_models_with_exact_transfer(tiny_model,
     vcf.write_text("##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\none\t401\t.\tA\tG\t.\t.\t.\n")
     options = ["--fasta", str(fasta.path), "--model", str(tiny_model), "--boundary-states", "--transfer", "none"]
     result = CliRunner().invoke(app, ["score-vcf", str(vcf), "-o", str(tmp_path / "o.tsv"), *options])
-    assert result.exit_code == 2 and "--transfer none, expected exact" in " ".join(result.output.split())
+    assert result.exit_code == 2
+    assert "got --transfer none, expected a recurrent model and --transfer exact" in " ".join(result.output.split())

@@ -10,7 +10,7 @@ from lrgenome.errors import AssemblyMismatchError, InputError, UsageError
 from lrgenome.io.alleles import STATUSES
 from lrgenome.io.fasta import Fasta
 from lrgenome.io.vcf import VcfRecord
-from lrgenome.tasks.variants import FLANK, VariantPlanner, preflight
+from lrgenome.tasks.variants import FLANK, VariantPlanner, preflight, scored_spans
 
 CONTEXT = 200
 OTHER = {"A": "C", "C": "G", "G": "T", "T": "A", "N": "A"}
@@ -243,10 +243,10 @@ def test_windows_are_those_of_the_edited_genome(module_fasta, toy_sequences, pos
     edited = genome[:start] + padded + genome[end:]
     at = genome.index(decode(windows.reference), max(0, pos - CONTEXT), pos + CONTEXT)
     assert decode(windows.alternative) == edited[at : at + len(windows.alternative)]
-    low, high = windows.ref_span
-    assert low == max(0, windows.alt_span[0])
+    ((low, high),), ((alt_low, alt_high),) = windows.ref_spans, windows.alt_spans
+    assert low == alt_low
     # Outside the spans' allele the two windows agree, from the left and from the right.
-    assert len(windows.reference) - high == len(windows.alternative) - windows.alt_span[1]
+    assert len(windows.reference) - high == len(windows.alternative) - alt_high
     if len(ref) == len(padded):
         differ = [i for i in range(start, end) if genome[i] != edited[i]]
         assert [at + site for site in windows.sites] == differ
@@ -259,9 +259,31 @@ def test_spans_hold_the_allele_and_its_flanks(fasta, toy_sequences):
     (plan,) = make(fasta, context=2000).plan(record("chr1", 2500, ref, ref[0]))
     windows = plan.windows
     # The three bases after the anchor go: 768 + 3 + 768 bp, and 768 + 768.
-    assert windows.ref_span[1] - windows.ref_span[0] == 2 * FLANK + 3
-    assert windows.alt_span[1] - windows.alt_span[0] == 2 * FLANK
-    assert windows.ref_span[0] + FLANK == 2000 // 2 - 1
+    ((low, high),), ((alt_low, alt_high),) = windows.ref_spans, windows.alt_spans
+    assert high - low == 2 * FLANK + 3
+    assert alt_high - alt_low == 2 * FLANK
+    assert low + FLANK == 2000 // 2 - 1
+
+
+lengths = st.integers(0, 2 * FLANK + 3) | st.integers(0, 10 * FLANK)
+
+
+@given(at=st.integers(0, 2 * FLANK), length=lengths, after=st.integers(0, 2 * FLANK))
+def test_what_counts_is_near_an_end_of_the_allele(at, length, after):
+    total, position = at + length + after, np.arange(at + length + after)
+    near = [(-FLANK <= position - end) & (position - end < FLANK) for end in (at, at + length)]
+    spans = scored_spans(at, length, total)
+    counted = np.concatenate([np.arange(low, high) for low, high in spans])
+    assert counted.tolist() == np.flatnonzero(near[0] | near[1]).tolist()
+    assert len(spans) == (2 if length > 2 * FLANK else 1)
+
+
+def test_scored_spans_by_hand():
+    assert scored_spans(1_000, 1, 3_000) == ((232, 1_769),)
+    assert scored_spans(1_000, 0, 3_000) == ((232, 1_768),)
+    assert scored_spans(100, 1_536, 1_800) == ((0, 1_800),)
+    assert scored_spans(100, 1_537, 1_800) == ((0, 868), (869, 1_800))
+    assert scored_spans(0, 5_000, 5_000) == ((0, 768), (4_232, 5_000))
 
 
 @pytest.mark.parametrize(
