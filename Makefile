@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO := lrgenome/assets/demo
+FASTA := $(DEMO)/GRCh37.chr20.first-2Mbp.fa.gz
 OUT ?= demo-out
 
 .PHONY: install demo test test-long lint clean
@@ -28,12 +29,15 @@ $(VENV)/.oracles: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	mkdir -p $(OUT)
-	$(BIN)/lrgenome score-vcf $(DEMO)/demo.vcf --fasta $(DEMO)/GRCh37.chr20.first-2Mbp.fa.gz --context 12kbp -o $(OUT)/scores.tsv
-	$(BIN)/lrgenome score-vcf $(DEMO)/demo.vcf --fasta $(DEMO)/GRCh37.chr20.first-2Mbp.fa.gz --context 100kbp \
-	  --region 20:1600125-1600125 -o $(OUT)/scores.100kbp.tsv
+	$(BIN)/lrgenome score-vcf $(DEMO)/demo.vcf --fasta $(FASTA) --context 12kbp -o $(OUT)/scores.tsv
+	$(BIN)/lrgenome score-vcf $(DEMO)/demo.vcf --fasta $(FASTA) --context 100kbp --region 20:1600125-1600125 \
+	  -o $(OUT)/scores.100kbp.tsv
 	@grep -v '^##' $(OUT)/scores.tsv
 	@echo; echo 'One of them with 100 kbp of context:'
 	@grep -v '^##' $(OUT)/scores.100kbp.tsv
+	@echo; echo 'All indels, and every SNV of 200 bp of the promoter, with a megabase of context:'
+	$(BIN)/lrgenome score-vcf $(DEMO)/promoter.vcf --fasta $(FASTA) --context 1Mbp -o $(OUT)/scores.1Mbp.tsv
+	@grep -v '^##' $(OUT)/scores.1Mbp.tsv | awk 'NR == 1 || length($$4) + length($$5) > 2 || ($$2 >= 1373829 && $$2 <= 1373830)'
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -259,3 +259,13 @@ def test_outputs_are_checked_before_any_work(saturate, tmp_path, monkeypatch):
     result = saturate("--track", tmp_path / "a.bw", "-o", tmp_path / "a.tsv", code=2)
     assert "pip install 'lrgenome[bigwig]'" in result.stderr and "statuses" not in result.stderr
     assert not (tmp_path / "a.tsv").exists() and (tmp_path / "a.bg").read_text() == "earlier"
+
+
+def test_a_score_that_is_not_there(saturate, tmp_path):
+    """One pass over the tile gives the LLR and nothing else."""
+    track = tmp_path / "a.bg"
+    result = saturate("--llr", "wildtype", "--track", track, "--track-score", "dist_l2")
+    assert "no base has a DIST_L2: track and plot are empty" in result.stderr
+    assert bedgraph(track.read_text()) == [] and "tiny, context 200bp, wildtype" in track.read_text()
+    result = saturate("--llr", "wildtype", "--track", track)
+    assert "no base has" not in result.stderr and len(bedgraph(track.read_text())) == 30

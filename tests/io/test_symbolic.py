@@ -27,7 +27,8 @@ def test_kinds(alt, kind):
     "alt",
     [
         "<INS>", "<INS:ME:ALU>", "<CN1>", "<CN3>", "<CN20>", "<CN02>", "<CN>", "<CNV>", "<CNV:TR>", "<CN=0>", "<DEL:>",
-        "<DELETION>", "<DUP:INV>", "<DUP:DISPERSED>", "<DUP:x y>", "<DUPLEX>", "<INV:x>", "<BND>", "<>", "<", "DEL", "<DEL", "DEL>", "C<DEL>", "<DEL>C",
+        "<DELETION>", "<DUP:INV>", "<DUP:DISPERSED>", "<DUP:x y>", "<DUPLEX>", "<INV:x>", "<BND>", "<>", "<", "DEL",
+        "<DEL", "DEL>", "C<DEL>", "<DEL>C",
         "<DEL><DUP>", "<*>", "*", ".", "", "A", "A[2:100[",
     ],
 )  # fmt: skip

@@ -1,0 +1,51 @@
+"""The benchmark of variants from boundary states, at toy size."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import variants
+
+from lrgenome.ops.jit import set_threads
+
+DEMO = Path(variants.__file__).resolve().parents[2] / "lrgenome" / "assets" / "demo"
+OPTIONS = [
+    str(DEMO / "demo.vcf"), "--fasta", str(DEMO / "GRCh37.chr20.first-2Mbp.fa.gz"), "--threads", "1",
+    "--context", "6kbp", "--strand", "forward",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    before = torch.get_num_threads()
+    yield
+    set_threads(before)
+
+
+def test_speed_and_differences_are_measured(capsys):
+    variants.main([*OPTIONS, "--records", "4", "--windows", "1", "--exact", "3", "--exact-context", "5kbp",
+                   "--exact-long", "1"])  # fmt: skip
+    *text, last = capsys.readouterr().out.splitlines()
+    result = json.loads(last)
+    assert result["scored"] == 4 and result["seconds_per_1000"] == pytest.approx(250 * result["seconds"])
+    assert result["speedup"] == pytest.approx(result["windows_seconds_per_1000"] / result["seconds_per_1000"])
+    assert set(result["exact"]) == {"5000", "6000"}
+    near = result["exact"]["5000"]
+    assert near["alleles"] == 3 and set(near["kinds"]) == {"SNV", "deletion", "insertion"}
+    assert 0 <= result["max_abs_llr_difference"] < 0.01 and 0 <= result["max_rel_distance_difference"] < 0.02
+    assert result["covered"] == 1.0 and result["peak_rss_gb"] > 0.1
+    assert "speed-up" in "\n".join(text) and "against the whole tile at 5,000 bp" in "\n".join(text)
+
+
+def test_a_scorer_that_is_wrong_is_seen(capsys, monkeypatch):
+    def off(scorer, work):
+        seconds, found = timed(scorer, work)
+        return seconds, [one._replace(llr=None if one.llr is None else one.llr + 0.5) for one in found]
+
+    timed = variants.timed
+    monkeypatch.setattr(variants, "timed", off)
+    variants.main([*OPTIONS, "--records", "0", "--windows", "0", "--exact", "3", "--exact-context", "5kbp",
+                   "--exact-long", "0"])  # fmt: skip
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["max_abs_llr_difference"] > 0.4 and result["covered"] < 1.0
