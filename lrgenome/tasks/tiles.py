@@ -182,7 +182,7 @@ class TileScorer:
         for more in range(LEVELS):
             yield lay_out(edit, tile, self.region_size << (level + more), self.state_every)
 
-    def _edges(self, edit: AlleleEdit, tile: Tile, level: int) -> _Needs:
+    def _needs(self, edit: AlleleEdit, tile: Tile, level: int) -> _Needs:
         layouts = [layout for layout in self._layouts(edit, tile, level) if layout is not None]
         anchors = {anchor for layout in layouts for piece in layout.pieces() for anchor in (piece.left, piece.right)}
         return _Needs(
@@ -198,23 +198,32 @@ class TileScorer:
         # An inversion needs both strands' passes even where one is scored.
         each = boundary_bytes(self.runner.model) * 2
         ram, disk, folder = self.runner.room_for_states(tile.end - tile.start, _SHARE)
-        owned = {i: self._edges(work[i][0], tile, level).boundaries for i in members}
-        wants = len(set().union(*owned.values())) * each
-        most = (ram if wants <= ram or disk <= ram else disk) // max(1, each)
-        where = None if wants <= ram or disk <= ram else folder
-        if most < (least := max(len(edges) for edges in owned.values())):
+        together: set[int] = set()
+        least = 0
+        for i in members:
+            own = self._needs(work[i][0], tile, level).boundaries
+            together |= own
+            least = max(least, len(own))
+        in_ram = len(together) * each <= ram or disk <= ram
+        most = (ram if in_ram else disk) // each
+        if most < least:
             raise MemoryLimitError(
                 f"states at the edges of a region take {least * each / 1e6:.3g} MB, of free memory and disk there are "
                 f"{max(ram, disk) / 1e6:.3g} MB to use"
             )
+        where = None if in_ram else folder
+        if len(together) <= most:
+            yield members, where
+            return
         part: list[int] = []
         edges: set[int] = set()
         for i in members:
-            if part and len(edges | owned[i]) > most:
+            own = self._needs(work[i][0], tile, level).boundaries
+            if part and len(edges | own) > most:
                 yield part, where
                 part, edges = [], set()
             part.append(i)
-            edges |= owned[i]
+            edges |= own
         yield part, where
 
     def _pass(self, kept: Boundaries, tile: Tile, strand: int, spans: set[int]) -> PassSums | None:
@@ -232,14 +241,19 @@ class TileScorer:
         self, members: list[int], work: _Work, tile: Tile, level: int, folder: Path | None, again: list[int]
     ) -> Iterator[tuple[int, TileScores]]:
         """Score alleles at this size of region and the next; those that want more go to `again`."""
-        needs = [self._edges(work[i][0], tile, level) for i in members]
-        edges = sorted(set().union(*(need.boundaries for need in needs)))
-        spans = set().union(*(need.spans for need in needs))
-        strands = (FORWARD, REVERSE) if any(need.other for need in needs) else self.strands
+        edges: set[int] = set()
+        spans: set[int] = set()
+        other = False
+        for i in members:
+            needs = self._needs(work[i][0], tile, level)
+            edges |= needs.boundaries
+            spans |= needs.spans
+            other = other or needs.other
+        strands = (FORWARD, REVERSE) if other else self.strands
         kept: dict[int, Boundaries] = {}
         try:
             for strand in strands:
-                kept[strand] = Boundaries(self.runner.model, len(tile.ids), edges, folder)
+                kept[strand] = Boundaries(self.runner.model, len(tile.ids), sorted(edges), folder)
             sums = {strand: self._pass(kept[strand], tile, strand, spans) for strand in strands}
             scorers = [
                 RegionScorer(self.runner, Passes(kept[strand], kept.get(1 - strand)), strand, self.batch_size,
