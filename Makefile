@@ -35,9 +35,6 @@ demo: $(VENV)/.installed
 	@grep -v '^##' $(OUT)/scores.tsv
 	@echo; echo 'One of them with 100 kbp of context:'
 	@grep -v '^##' $(OUT)/scores.100kbp.tsv
-	@echo; echo 'Indels, and every SNV of 50 bp of the promoter, with a megabase of context (those of 2 bp shown):'
-	$(BIN)/lrgenome score-vcf $(DEMO)/promoter.vcf --fasta $(FASTA) --context 1Mbp -o $(OUT)/scores.1Mbp.tsv
-	@grep -v '^##' $(OUT)/scores.1Mbp.tsv | awk 'NR == 1 || length($$4) + length($$5) > 2 || ($$2 >= 1373829 && $$2 <= 1373830)'
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

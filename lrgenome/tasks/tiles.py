@@ -35,6 +35,8 @@ SAFETY = 10.0
 """ERR_EST over the change that the reflected echo makes to LLR, or to PLL_DIFF where there is no LLR."""
 LEVELS = 2
 """Sizes of region whose edges one pass over a tile keeps: the first, and twice that."""
+PLL_SHARE = 50.0
+"""Tolerance of PLL_DIFF, which sums over some 1,537 bases, over that of LLR."""
 LLRS = ("masked", "wildtype")
 _EXACT_BASES = 16_000_000
 """Of whole tiles that are held at a time."""
@@ -88,7 +90,8 @@ class TileScorer:
     state_every
         That grid, bp.
     tolerance
-        ERR_EST from which a region is run again at twice the size, up to the whole tile; default by precision.
+        ERR_EST of an LLR from which a region is run again at twice the size, up to the whole tile; of a PLL_DIFF,
+        `PLL_SHARE` times that. Default by precision.
     llr
         "masked": of substitutions, with the differing bases masked; "wildtype": read off the pass over the tile, where
         nothing is masked, and then substitutions have no other score.
@@ -287,7 +290,8 @@ class TileScorer:
             found = [scorer.score(pairs) for scorer in scorers]
             for n, (i, _) in enumerate(group):
                 scores = self._average(*work[i], [of[n] for of in found])
-                if scores.err_est <= self.tolerance:
+                tolerance = self.tolerance * (1.0 if work[i][0].substitution else PLL_SHARE)
+                if scores.err_est <= tolerance:
                     yield i, scores
                 else:
                     again.append(i)
