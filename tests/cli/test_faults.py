@@ -252,7 +252,7 @@ def test_states_that_overflow(lrgenome, tiny_model, place, command):
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("store", ["auto", "ram", "disk"])
 def test_memory_that_is_not_there(lrgenome, place, monkeypatch, command, store):
-    monkeypatch.setattr(setup, "free_memory", lambda device: 50_000)
+    monkeypatch.setattr(setup, "free_memory", lambda device, limit=None: 50_000)
     result = lrgenome(*place.arguments(command, "--store", store), code=137)
     assert re.search(r"a window of \d[\d,]+ bp needs \d\.\d\d MB of memory", result.stderr)
     assert "; free are 0.05 MB of memory and " in result.stderr

@@ -397,6 +397,6 @@ def test_memory_may_be_saved_and_the_weights_are_the_same(manifest, tiny_model, 
 
 
 def test_memory_that_is_not_there_is_said_before_the_run(manifest, tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain, "free_memory", lambda device: 1_000)
+    monkeypatch.setattr(pretrain, "free_memory", lambda device, limit=None: 1_000)
     result = run(manifest, "-o", tmp_path / "out", "--init", tiny_model, "--steps", 3, *FAST, code=137)
     assert "needs about" in result.stderr and "--window" in result.stderr
