@@ -318,7 +318,7 @@ def _draw_letters(axes: "Axes", region: Effects, low: int, high: int, score: str
     axes.set_ylim(bottom - (margin if bottom else 0.0), top + margin)
     axes.set_ylabel(f"{'−' if sign < 0 else ''}mean {score}", fontsize=7)
     _style(axes, title, None)
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
