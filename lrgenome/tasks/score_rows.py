@@ -36,7 +36,7 @@ class ScoreSettings:
     """What decides the scores of a variant, and which variants are scored."""
 
     context: int = 12_000
-    """Window length, bp, centred on each allele."""
+    """Length of a window centred on each allele, or of a tile's core, bp."""
     strand: str = "both"
     """Average over both strands, or the forward strand only."""
     check_ref: str = "warn"

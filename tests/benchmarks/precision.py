@@ -1,7 +1,7 @@
 """Agreement of scores in bfloat16 with those in float32.
 
 ``python tests/benchmarks/precision.py variants.vcf.gz --fasta GRCh37.fa.gz --records 1000`` scores the first
-substitutions of a VCF in both precisions with ``lrgenome score-vcf`` and compares every score column: Spearman's
+substitutions of a VCF in both precisions with ``lrgenome score-vcf --exact-windows`` and compares every score column: Spearman's
 rank correlation and the largest absolute difference. A table, then one line of JSON.
 """
 
@@ -39,7 +39,7 @@ def scores(vcf: Path, precision: str, options: Any, folder: Path) -> dict[str, n
     """Score the VCF as a user does; returns the columns."""
     out = folder / f"{precision}.tsv"
     command = [sys.executable, "-m", "lrgenome", "score-vcf", vcf, "--fasta", options.fasta, "--precision", precision]
-    command += ["--context", options.context, "--threads", options.threads, "-o", out, "-q"]
+    command += ["--context", options.context, "--threads", options.threads, "-o", out, "-q", "--exact-windows"]
     subprocess.run([str(part) for part in command], check=True)
     with open(out, encoding="utf-8") as lines:
         rows = list(csv.DictReader((line for line in lines if not line.startswith("##")), delimiter="\t"))
