@@ -1,8 +1,8 @@
 """Agreement of scores in bfloat16 with those in float32.
 
 ``python tests/benchmarks/precision.py variants.vcf.gz --fasta GRCh37.fa.gz --records 1000`` scores the first
-substitutions of a VCF in both precisions with ``lrgenome score-vcf --exact-windows`` and compares every score column: Spearman's
-rank correlation and the largest absolute difference. A table, then one line of JSON.
+substitutions of a VCF in both precisions with ``lrgenome score-vcf --exact-windows`` and compares every score column:
+Spearman's rank correlation and the largest absolute difference. A table, then one line of JSON.
 """
 
 import argparse
