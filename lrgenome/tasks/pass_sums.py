@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,17 @@ Sum = tuple[FloatArray, float, int]
 
 _ROWS = 1_024
 """Positions that go through the head together, on a fixed grid of each chunk."""
+
+
+def head_rows(runner: Runner, part: Chunk) -> Iterator[tuple[int, int, FloatArray]]:
+    """Yield (low, high, (high - low, v) log-probabilities) along a chunk of one window, offsets in the chunk.
+
+    So many at a time for memory's sake, and always the same ones: products of different shapes round differently.
+    """
+    length = part.end - part.start
+    for low in range(0, length, _ROWS):
+        high = min(length, low + _ROWS)
+        yield low, high, runner.log_probabilities(part, 0, low, high)
 
 
 class PassSums:
@@ -58,11 +69,10 @@ class PassSums:
     def _log_likelihoods(self, part: Chunk) -> FloatArray:
         """Return the log-probability of each base of a chunk, 0 for what is no base."""
         result = np.zeros(part.end - part.start)
-        for low in range(0, len(result), _ROWS):
-            high = min(len(result), low + _ROWS)
+        for low, high, log_p in head_rows(self._runner, part):
             bases = self._observed[part.start + low : part.start + high]
             known = np.flatnonzero((bases >= FIRST_BASE) & (bases < FIRST_BASE + 4))
-            result[low + known] = self._runner.log_probabilities(part, 0, low, high)[known, bases[known]]
+            result[low + known] = log_p[known, bases[known]]
         return result
 
     def pool(self, spans: Iterable[tuple[int, int]]) -> Sum:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -82,30 +83,35 @@ class WindowScorer:
 
     def _run(self, jobs: list[_Job], strand: int) -> list[Any]:
         results: list[Any] = [None] * len(jobs)
-        by_length: dict[int, list[int]] = {}
+        # Of one sequence, different alleles may want different things: it is run once.
+        same: dict[bytes, list[int]] = {}
         for i, job in enumerate(jobs):
-            by_length.setdefault(len(job.ids), []).append(i)
-        for members in by_length.values():
+            same.setdefault(job.ids.tobytes(), []).append(i)
+        by_length: dict[int, list[list[int]]] = {}
+        for members in same.values():
+            by_length.setdefault(len(jobs[members[0]].ids), []).append(members)
+        for rows in by_length.values():
             lo = 0
-            while lo < len(members):
-                batch = members[lo : lo + self.batch_size]
+            while lo < len(rows):
+                batch = rows[lo : lo + self.batch_size]
                 try:
-                    answers = self._run_batch([jobs[i] for i in batch], strand)
+                    answers = self._run_batch([[jobs[i] for i in members] for members in batch], strand)
                 except torch.cuda.OutOfMemoryError:
                     if self.batch_size == 1:
                         raise
                     torch.cuda.empty_cache()
                     self.batch_size = max(1, self.batch_size // 2)
                     continue
-                for i, answer in zip(batch, answers, strict=True):
+                for i, answer in zip(chain.from_iterable(batch), answers, strict=True):
                     results[i] = answer
                 lo += len(batch)
         return results
 
-    def _run_batch(self, jobs: list[_Job], strand: int) -> list[Any]:
-        full = jobs + [jobs[-1]] * (self.batch_size - len(jobs))
-        ids = torch.from_numpy(np.stack([job.ids for job in full]))
-        readers = [_reader(job, row, self.runner, strand) for row, job in enumerate(jobs)]
+    def _run_batch(self, rows: list[list[_Job]], strand: int) -> list[Any]:
+        """Run one sequence a row, padded to a full batch; returns what its jobs want, row by row."""
+        full = rows + [rows[-1]] * (self.batch_size - len(rows))
+        ids = torch.from_numpy(np.stack([jobs[0].ids for jobs in full]))
+        readers = [_reader(job, row, self.runner, strand) for row, jobs in enumerate(rows) for job in jobs]
         for part in self.runner.stream(ids, strand=strand):
             for take, _ in readers:
                 take(part)

@@ -8,6 +8,7 @@ regions alone. A score follows from genome, variant and settings; the other vari
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,13 +34,13 @@ from lrgenome.tasks.wildtype import WildtypeTable
 
 SAFETY = 10.0
 """ERR_EST over the change that the reflected echo makes to LLR, or to PLL_DIFF where there is no LLR."""
-LEVELS = 2
-"""Sizes of region whose edges one pass over a tile keeps: the first, and twice that."""
 PLL_SHARE = 50.0
-"""Tolerance of PLL_DIFF, which sums over some 1,537 bases, over that of LLR."""
+"""Tolerance of a PLL_DIFF of 0, which sums over some 1,537 bases, over that of LLR; it grows by 1 for each nat."""
 LLRS = ("masked", "wildtype")
 _EXACT_BASES = 16_000_000
 """Of whole tiles that are held at a time."""
+_TOGETHER = 512
+"""Alleles of a tile that are scored to the end before the next ones: what an interruption may cost."""
 _SHARE = 0.25
 """Part of the free memory that states may take; beyond it, they go to disk."""
 
@@ -88,10 +89,10 @@ class TileScorer:
     region_size
         Least length of a region, bp; the edges lie on a grid of `state_every` bp.
     state_every
-        That grid, bp.
+        That grid, bp; it widens with the region.
     tolerance
         ERR_EST of an LLR from which a region is run again at twice the size, up to the whole tile; of a PLL_DIFF,
-        `PLL_SHARE` times that. Default by precision.
+        `PLL_SHARE + |PLL_DIFF|` times that. Default by precision.
     llr
         "masked": of substitutions, with the differing bases masked; "wildtype": read off the pass over the tile, where
         nothing is masked, and then substitutions have no other score.
@@ -147,13 +148,9 @@ class TileScorer:
                 yield None
             # Neighbours share regions.
             members.sort(key=lambda i: (work[i][0].start, i))
-            level = 0
-            while members:
-                again: list[int] = []
-                for part, folder in self._parts(members, work, tile, level):
-                    yield from self._run(part, work, tile, level, folder, again)
-                    yield None
-                members, level = again, level + LEVELS
+            needs = {i: self._needs(work[i][0], tile) for i in members}
+            for part, folder in self._parts(needs, tile):
+                yield from self._run(part, work, tile, folder)
 
     def exact(self, work: _Work) -> Iterator[TileScores]:
         """Score alleles of one tile by running it whole, edited and not: what regions come close to."""
@@ -181,12 +178,20 @@ class TileScorer:
         )  # fmt: skip
 
     # --- passes
-    def _layouts(self, edit: AlleleEdit, tile: Tile, level: int) -> Iterator[Layout | None]:
-        for more in range(LEVELS):
-            yield lay_out(edit, tile, self.region_size << (level + more), self.state_every)
+    def _lay_out(self, edit: AlleleEdit, tile: Tile, level: int) -> Layout | None:
+        # The larger the region, the less its place matters: all sizes together keep twice the states of the first.
+        return lay_out(edit, tile, self.region_size << level, self.state_every << level)
 
-    def _needs(self, edit: AlleleEdit, tile: Tile, level: int) -> _Needs:
-        layouts = [layout for layout in self._layouts(edit, tile, level) if layout is not None]
+    def _layouts(self, edit: AlleleEdit, tile: Tile) -> Iterator[Layout]:
+        for level in count():
+            layout = self._lay_out(edit, tile, level)
+            if layout is None:
+                return
+            yield layout
+
+    def _needs(self, edit: AlleleEdit, tile: Tile) -> _Needs:
+        # Of all sizes, since another pass over a tile would cost as much as many alleles.
+        layouts = list(self._layouts(edit, tile))
         anchors = {anchor for layout in layouts for piece in layout.pieces() for anchor in (piece.left, piece.right)}
         return _Needs(
             {anchor.at for anchor in anchors},
@@ -194,19 +199,15 @@ class TileScorer:
             any(anchor.flipped for anchor in anchors),
         )
 
-    def _parts(
-        self, members: list[int], work: _Work, tile: Tile, level: int
-    ) -> Iterator[tuple[list[int], Path | None]]:
+    def _parts(self, needs: dict[int, _Needs], tile: Tile) -> Iterator[tuple[dict[int, _Needs], Path | None]]:
         """Cut the alleles of a tile into runs whose states fit in memory or else, given as a folder, on disk."""
+        if not needs:
+            return
         # An inversion needs both strands' passes even where one is scored.
         each = boundary_bytes(self.runner.model) * 2
         ram, disk, folder = self.runner.room_for_states(tile.end - tile.start, _SHARE)
-        together: set[int] = set()
-        least = 0
-        for i in members:
-            own = self._needs(work[i][0], tile, level).boundaries
-            together |= own
-            least = max(least, len(own))
+        together = set[int]().union(*(own.boundaries for own in needs.values()))
+        least = max(len(own.boundaries) for own in needs.values())
         in_ram = len(together) * each <= ram or disk <= ram
         most = (ram if in_ram else disk) // each
         if most < least:
@@ -215,18 +216,14 @@ class TileScorer:
                 f"{max(ram, disk) / 1e6:.3g} MB to use"
             )
         where = None if in_ram else folder
-        if len(together) <= most:
-            yield members, where
-            return
-        part: list[int] = []
+        part: dict[int, _Needs] = {}
         edges: set[int] = set()
-        for i in members:
-            own = self._needs(work[i][0], tile, level).boundaries
-            if part and len(edges | own) > most:
+        for i, own in needs.items():
+            if part and len(edges | own.boundaries) > most:
                 yield part, where
-                part, edges = [], set()
-            part.append(i)
-            edges |= own
+                part, edges = {}, set()
+            part[i] = own
+            edges |= own.boundaries
         yield part, where
 
     def _pass(self, kept: Boundaries, tile: Tile, strand: int, spans: set[int]) -> PassSums | None:
@@ -241,31 +238,30 @@ class TileScorer:
         return sums
 
     def _run(
-        self, members: list[int], work: _Work, tile: Tile, level: int, folder: Path | None, again: list[int]
-    ) -> Iterator[tuple[int, TileScores]]:
-        """Score alleles at this size of region and the next; those that want more go to `again`."""
-        edges: set[int] = set()
-        spans: set[int] = set()
-        other = False
-        for i in members:
-            needs = self._needs(work[i][0], tile, level)
-            edges |= needs.boundaries
-            spans |= needs.spans
-            other = other or needs.other
-        strands = (FORWARD, REVERSE) if other else self.strands
+        self, needs: dict[int, _Needs], work: _Work, tile: Tile, folder: Path | None
+    ) -> Iterator[tuple[int, TileScores] | None]:
+        """Score alleles after one pass a strand over their tile."""
+        edges = sorted(set[int]().union(*(own.boundaries for own in needs.values())))
+        spans = set[int]().union(*(own.spans for own in needs.values()))
+        strands = (FORWARD, REVERSE) if any(own.other for own in needs.values()) else self.strands
         kept: dict[int, Boundaries] = {}
         try:
             for strand in strands:
-                kept[strand] = Boundaries(self.runner.model, len(tile.ids), sorted(edges), folder)
+                kept[strand] = Boundaries(self.runner.model, len(tile.ids), edges, folder)
             sums = {strand: self._pass(kept[strand], tile, strand, spans) for strand in strands}
             scorers = [
                 RegionScorer(self.runner, Passes(kept[strand], kept.get(1 - strand)), strand, self.batch_size,
                              self._workspace, sums[strand])
                 for strand in self.strands
             ]  # fmt: skip
-            for more in range(LEVELS):
-                members = yield from self._run_level(members, work, tile, level + more, scorers)
-            again.extend(members)
+            order = list(needs)
+            for low in range(0, len(order), _TOGETHER):
+                members = order[low : low + _TOGETHER]
+                for level in count():
+                    if not members:
+                        break
+                    members = yield from self._run_level(members, work, tile, level, scorers)
+                yield None
         finally:
             for states in kept.values():
                 states.close()
@@ -279,7 +275,7 @@ class TileScorer:
         whole: list[int] = []
         placed: list[tuple[int, Layout]] = []
         for i in members:
-            layout = lay_out(work[i][0], tile, self.region_size << level, self.state_every)
+            layout = self._lay_out(work[i][0], tile, level)
             if layout is None:
                 whole.append(i)
             else:
@@ -290,12 +286,17 @@ class TileScorer:
             found = [scorer.score(pairs) for scorer in scorers]
             for n, (i, _) in enumerate(group):
                 scores = self._average(*work[i], [of[n] for of in found])
-                tolerance = self.tolerance * (1.0 if work[i][0].substitution else PLL_SHARE)
-                if scores.err_est <= tolerance:
+                if scores.err_est <= self._tolerated(scores):
                     yield i, scores
                 else:
                     again.append(i)
         return again
+
+    def _tolerated(self, scores: TileScores) -> float:
+        """Return how large an ERR_EST may be."""
+        if scores.llr is not None or scores.pll_diff is None:
+            return self.tolerance
+        return self.tolerance * (PLL_SHARE + abs(scores.pll_diff))
 
     def _average(self, edit: AlleleEdit, label: str, found: list[StrandScores]) -> TileScores:
         mean: npt.NDArray[np.float64] = np.mean([one.values for one in found], 0)

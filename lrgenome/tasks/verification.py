@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Iterator, Sequence
 
 from lrgenome.tasks.tiles import TileScorer, TileScores
 from lrgenome.tasks.variants import AlleleEdit
 
 log = logging.getLogger(__name__)
+
+Chosen = tuple[AlleleEdit, str, TileScores]
+"""An allele, its label and the scores that it was given."""
 
 
 class Verification:
@@ -27,7 +31,7 @@ class Verification:
     def __init__(self, scorer: TileScorer, count: int, seed: int) -> None:
         self._scorer, self._count, self._random = scorer, count, random.Random(seed)
         self._seen = 0
-        self._chosen: list[tuple[AlleleEdit, str, TileScores]] = []
+        self._chosen: list[Chosen] = []
 
     def see(self, edit: AlleleEdit, label: str, scores: TileScores) -> None:
         """Let an allele pass by; one that was read off a whole pass needs no check."""
@@ -44,12 +48,9 @@ class Verification:
         if not self._chosen:
             return
         log.info("scoring %d of %d alleles again, on their whole tiles", len(self._chosen), self._seen)
-        # Those of one tile after each other.
-        self._chosen.sort(key=lambda one: (one[0].contig, one[0].start))
         most: dict[str, tuple[float, str]] = {}
         covered = 0
-        for edit, label, got in self._chosen:
-            off = self.differences(edit, label, got)
+        for _, label, got, off in self.differences(self._chosen):
             for name, value in off.items():
                 if name not in most or value > most[name][0]:
                     most[name] = value, label
@@ -58,9 +59,17 @@ class Verification:
             log.info("  largest difference of %-9s %.3g  (%s)", name, value, label)
         log.info("  within ERR_EST: %d of %d", covered, len(self._chosen))
 
-    def differences(self, edit: AlleleEdit, label: str, got: TileScores) -> dict[str, float]:
-        """Return how far scores are from those of the whole tile; of distances, as a part of them."""
-        (exact,) = self._scorer.exact([(edit, label)])
+    def differences(self, chosen: Sequence[Chosen]) -> Iterator[tuple[AlleleEdit, str, TileScores, dict[str, float]]]:
+        """Yield alleles, by place, with how far their scores are from those of whole tiles; of distances, as a part."""
+        tiles: dict[tuple[str, int], list[Chosen]] = {}
+        for one in sorted(chosen, key=lambda one: (one[0].contig, one[0].start)):
+            tiles.setdefault(one[0].core(self._scorer.context), []).append(one)
+        for members in tiles.values():
+            exact = self._scorer.exact([(edit, label) for edit, label, _ in members])
+            for (edit, label, got), whole in zip(members, exact, strict=True):
+                yield edit, label, got, self._off(got, whole)
+
+    def _off(self, got: TileScores, exact: TileScores) -> dict[str, float]:
         off = {}
         if got.llr is not None and exact.llr is not None and self._scorer.llr == "masked":
             off["LLR"] = abs(got.llr - exact.llr)

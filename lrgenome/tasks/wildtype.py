@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lrgenome.dna import COMPLEMENT, FIRST_BASE, VOCAB_SIZE
+from lrgenome.dna import COMPLEMENT, FIRST_BASE
 from lrgenome.engine.runner import Runner
 from lrgenome.glossary import REVERSE
+from lrgenome.tasks.pass_sums import head_rows
 from lrgenome.tasks.regions import Tile
 from lrgenome.tasks.variants import AlleleEdit
 
 _BASES = np.arange(FIRST_BASE, FIRST_BASE + 4)
-_ROWS = 1_024
-"""Positions that go through the head together, on a fixed grid of each chunk."""
 
 
 class WildtypeTable:
@@ -40,10 +39,7 @@ class WildtypeTable:
         for strand in strands:
             columns = COMPLEMENT[_BASES] if strand == REVERSE else _BASES
             for part in runner.stream(torch.from_numpy(tile.ids)[None], strand=strand):
-                for low in range(0, part.end - part.start, _ROWS):
-                    high = min(part.end - part.start, low + _ROWS)
-                    log_p = runner.log_probabilities(part, 0, low, high)
-                    assert log_p.shape == (high - low, VOCAB_SIZE)
+                for low, high, log_p in head_rows(runner, part):
                     self._table[part.start + low : part.start + high] += log_p[:, columns] / len(strands)
 
     def is_of(self, tile: Tile) -> bool:

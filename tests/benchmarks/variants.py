@@ -112,14 +112,12 @@ def windows_seconds(runner: Runner, fasta: Fasta, options: Any) -> float:
 
 def compare(scorer: TileScorer, work: Work, found: list[TileScores]) -> dict[str, Any]:
     """Score alleles exactly and compare."""
-    check = Verification(scorer, 0, 0)
     rows = []
-    for (edit, label), got in zip(work, found, strict=True):
-        began = time.perf_counter()
-        off = check.differences(edit, label, got)
+    scored = [(edit, label, got) for (edit, label), got in zip(work, found, strict=True)]
+    for edit, label, got, off in Verification(scorer, 0, 0).differences(scored):
         of = off.get("LLR", off["PLL_DIFF"])
         rows.append({"allele": label, "kind": kind(edit), "err_est": got.err_est, "covered": of <= got.err_est, **off})
-        print(f"{label}: {off}, ERR_EST {got.err_est:.3g} ({time.perf_counter() - began:.0f} s)", file=sys.stderr)
+        print(f"{label}: {off}, ERR_EST {got.err_est:.3g}", file=sys.stderr)
     return {
         "alleles": len(rows),
         "kinds": {name: sum(row["kind"] == name for row in rows) for name in sorted({row["kind"] for row in rows})},

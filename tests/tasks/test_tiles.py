@@ -118,6 +118,57 @@ def test_a_tolerance_widens_the_region_until_it_is_met(slow_model, runner, fasta
     assert np.where(np.isnan(off[:, 0]), off[:, 3] / 50, off[:, 0]).max() < 2e-4
 
 
+def test_regions_of_any_size_need_one_pass_over_the_tile(tiny, fasta):
+    work = plan(fasta, *ALLELES.values())
+    kept = []
+
+    class Counting(Runner):
+        def stream(self, ids, **options):
+            kept.append(options.get("recorder"))
+            return super().stream(ids, **options)
+
+    options = {"free_ram": lambda: 1 << 40, "free_disk": lambda: 0}
+    with Counting(tiny.model, torch.device("cpu"), **options) as runner:
+        rows = score(runner, fasta, work, tolerance=1e-5, region_size=2 * FLANK + 2 * EVERY)
+    assert (rows[:, 4] == 0.0).any(), "none was run whole"
+    cores = {edit.core(CONTEXT) for edit, _ in work}
+    assert sum(recorder is not None for recorder in kept) == 2 * len(cores)
+
+
+def test_whole_tiles_share_the_run_of_the_reference(tiny, fasta):
+    first, *_ = work = [one for one in plan(fasta, *ALLELES.values()) if one[0].substitution]
+    work = [one for one in work if one[0].core(CONTEXT) == first[0].core(CONTEXT)]
+    runs = []
+
+    class Counting(Runner):
+        def stream(self, ids, **options):
+            runs.append(ids.shape)
+            return super().stream(ids, **options)
+
+    options = {"free_ram": lambda: 1 << 40, "free_disk": lambda: 0}
+    with Counting(tiny.model, torch.device("cpu"), **options) as runner:
+        together = list(scorer(runner, fasta).exact(work))
+        assert len(work) > 1 and len(runs) == 2 * (1 + 2 * len(work))
+        alone = [next(scorer(runner, fasta).exact([one])) for one in work]
+    assert together == alone
+
+
+def test_alleles_do_not_wait_for_slower_ones_far_behind(runner, monkeypatch, fasta):
+    monkeypatch.setattr(tiles, "_TOGETHER", 2)
+    (one,) = plan(fasta, ALLELES["snv"])
+    calls = []
+    monkeypatch.setattr(TileScorer, "_tolerated", lambda self, scores: calls.append(1) or len(calls) > 1)
+    found = [one for one in scorer(runner, fasta, tolerance=1e-3).score([one] * 5)]
+    # The first misses its tolerance and comes after its neighbour, but before the third is begun.
+    assert [None if one is None else one[0] for one in found] == [1, 0, None, 2, 3, None, 4, None]
+
+
+@pytest.mark.parametrize(("llr", "pll", "most"), [(-3.0, 40.0, 0.01), (None, 0.0, 0.5), (None, -150.0, 2.0)])
+def test_the_tolerance_of_a_likelihood_grows_with_it(runner, fasta, llr, pll, most):
+    made = scorer(runner, fasta, tolerance=0.01)
+    assert made._tolerated(tiles.TileScores(llr, 0.1, 0.1, pll, 0.0)) == pytest.approx(most)
+
+
 def test_a_score_does_not_depend_on_the_other_variants(make_runner, fasta):
     work = plan(fasta, *ALLELES.values())
     together = score(make_runner(), fasta, work)
@@ -254,8 +305,8 @@ def test_verification_says_how_far_off_scores_are(runner, fasta, caplog):
     assert "largest difference of LLR" in text and "largest difference of DIST_L2" in text
     assert "within ERR_EST: 4 of 4" in text
     (exact,) = made.exact(work[:1])
-    assert set(check.differences(*work[0], exact).values()) == {0.0}
-    assert check.differences(*work[0], exact._replace(llr=99.0))["LLR"] > 90
+    same, other = check.differences([(*work[0], exact), (*work[0], exact._replace(llr=99.0))])
+    assert set(same[3].values()) == {0.0} and other[3]["LLR"] > 90
 
 
 @pytest.mark.parametrize(
