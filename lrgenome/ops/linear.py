@@ -22,7 +22,7 @@ _ROWS = 1024
 class _Packed(NamedTuple):
     of: tuple[int, int]
     """Address and version of what was laid out."""
-    weight: Tensor
+    weights: tuple[Tensor, ...]
 
 
 _packed = WeakTensorKeyDictionary()
@@ -44,13 +44,27 @@ def onednn_multiplies(dtype: torch.dtype) -> bool:
     return bool((got.float() == torch_linear(x.float(), weight.float(), bias.float()).to(dtype).float()).all())
 
 
-def _pack(weight: Tensor) -> Tensor:
-    """Return the frozen `weight` (o, i) laid out for oneDNN; done once, and again if it was written to."""
+def _pack(weight: Tensor) -> tuple[Tensor, ...]:
+    """Return the frozen `weight` (o, i), or each of (h, i, o), laid out for oneDNN; again only if it was written to."""
     of = (weight.data_ptr(), weight._version)
     found: _Packed | None = _packed.get(weight)
     if found is None or found.of != of:
-        found = _packed[weight] = _Packed(of, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS))
-    return found.weight
+        matrices = [weight.detach()] if weight.dim() == 2 else [head.t().contiguous() for head in weight.detach()]
+        reorder = torch.ops.mkldnn._reorder_linear_weight
+        found = _packed[weight] = _Packed(of, tuple(reorder(matrix, _ROWS) for matrix in matrices))
+    return found.weights
+
+
+def _packs(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Tell whether products of the rows `x` with `weight` go through oneDNN."""
+    frozen = not (weight.requires_grad or weight.is_inference() or backend.wants_grad(x, bias))
+    # A weight of another dtype would be copied, and packed, for each call; writes to an inference tensor go unseen.
+    return frozen and x.device.type == "cpu" and weight.dtype == x.dtype and onednn_multiplies(x.dtype)
+
+
+def _multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return result
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, out: Tensor | None = None) -> Tensor:
@@ -64,12 +78,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, out: Tensor | None
             return out.copy_(linear(x, weight, bias))
         weight = weight.to(x.dtype).t()
         return torch.mm(x, weight, out=out) if bias is None else torch.addmm(bias.to(x.dtype), x, weight, out=out)
-    frozen = not (weight.requires_grad or weight.is_inference() or backend.wants_grad(x, bias))
-    # A weight of another dtype would be copied, and packed, for each call; writes to an inference tensor go unseen.
-    if frozen and x.device.type == "cpu" and weight.dtype == x.dtype and onednn_multiplies(x.dtype):
-        bias = None if bias is None else bias.to(x.dtype)
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, _pack(weight), bias, "none", [], "")
-        return result
+    if _packs(x, weight, bias):
+        (packed,) = _pack(weight)
+        return _multiply(x, packed, None if bias is None else bias.to(x.dtype))
     return torch_linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
@@ -78,8 +89,14 @@ def per_head(x: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
 
     The result keeps heads outermost, so that no permuted copy is made of it.
     """
-    h, w, _ = weight.shape
+    h, w, o = weight.shape
     heads = x.view(x.shape[0], h, w).transpose(0, 1)
+    # In bfloat16 torch's own batched product is as fast.
+    if x.dtype == torch.float32 and _packs(x, weight):
+        result = x.new_empty(h, x.shape[0], o) if out is None else out
+        for rows, packed, to in zip(heads, _pack(weight), result, strict=True):
+            to.copy_(_multiply(rows, packed, None))
+        return result
     weight = weight.to(x.dtype)
     if out is None or backend.wants_grad(x, weight):
         return torch.bmm(heads, weight)

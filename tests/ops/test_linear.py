@@ -112,6 +112,21 @@ def test_product_of_every_head(dtype: torch.dtype) -> None:
     assert_close(out, want, 1e-6)
 
 
+@pytest.mark.parametrize("n", [1, 7, 2050])
+def test_packed_heads_are_the_plain_ones(n: int) -> None:
+    h, w, o = 3, 64, 128
+    x, weight = draw(n, h * w), draw(h, w, o, seed=1)
+    want = torch.stack([x[:, i * w : (i + 1) * w].double() @ weight[i].double() for i in range(h)])
+    for _ in range(2):
+        with torch.no_grad():
+            plain = per_head(x, weight.clone().requires_grad_())
+        for got in (per_head(x, weight), plain):
+            assert got.shape == (h, n, o) and got.is_contiguous() and not got.is_mkldnn
+            assert_close(got, want, 1e-6)
+        weight.mul_(2.0)
+        want *= 2.0
+
+
 def test_no_rows() -> None:
     assert linear(draw(0, 6), draw(5, 6), draw(5)).shape == (0, 5)
     assert per_head(draw(0, 12), draw(3, 4, 8), out=torch.empty(3, 0, 8)).shape == (3, 0, 8)
