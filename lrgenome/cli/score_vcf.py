@@ -110,7 +110,7 @@ def command(
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="ERR_EST of LLR from which a region is doubled; of PLL_DIFF 50 times that.",
+        typer.Option(help="ERR_EST of LLR from which a region is doubled; of PLL_DIFF (50 + |PLL_DIFF|) times that.",
                      show_default="0.01, in bfloat16 0.5", envvar=o.env("tolerance"), rich_help_panel=o.ADVANCED),
     ] = None,
     verify: Annotated[
