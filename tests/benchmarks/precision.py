@@ -17,7 +17,7 @@ from typing import Any
 import common
 import numpy as np
 import pysam
-from scipy.stats import spearmanr
+from agreement import compare
 
 COLUMNS = ("LLR", "DIST_COS", "DIST_L2", "PLL_DIFF")
 PRECISIONS = ("float32", "bfloat16")
@@ -54,11 +54,7 @@ def measure(options: Any) -> dict[str, Any]:
         wide, narrow = (scores(folder / "v.vcf", precision, options, folder) for precision in PRECISIONS)
     result: dict[str, Any] = {"records": count, "context": options.context, "scores": {}}
     for column in COLUMNS:
-        result["scores"][column] = {
-            "spearman": float(spearmanr(wide[column], narrow[column]).statistic),
-            "max_difference": float(np.abs(wide[column] - narrow[column]).max()),
-            "standard_deviation": float(wide[column].std()),
-        }
+        result["scores"][column] = compare(wide[column], narrow[column])
     rounded: dict[str, Any] = common.rounded(result)
     return rounded
 

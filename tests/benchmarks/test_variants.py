@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import agreement
 import pytest
 import torch
 import variants
 
+from lrgenome.errors import InputError
 from lrgenome.ops.jit import set_threads
 
 DEMO = Path(variants.__file__).resolve().parents[2] / "lrgenome" / "assets" / "demo"
@@ -49,3 +51,25 @@ def test_a_scorer_that_is_wrong_is_seen(capsys, monkeypatch):
                    "--exact-long", "0"])  # fmt: skip
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["max_abs_llr_difference"] > 0.4 and result["covered"] < 1.0
+
+
+def table(path, *rows):
+    head = "##lrgenome-scores-version=1\n#CHROM\tPOS\tID\tREF\tALT\tLLR\tDIST_COS\tDIST_L2\tPLL_DIFF\tERR_EST\tSTATUS\n"
+    path.write_text(head + "".join("\t".join(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_tables_are_compared_where_both_have_a_score(capsys, tmp_path):
+    keys = [("1", str(n), ".", "A", "C") for n in range(1, 6)]
+    llrs = ("-2", "-1", "0.5", "1", ".")
+    one = table(tmp_path / "a", *((*key, llr, "1", "1", "1", ".", "OK") for key, llr in zip(keys, llrs, strict=True)))
+    llrs = ("-4", "-2", "-1", "2", "7")
+    rows = [(*key, llr, ".", ".", ".", "0", "OK") for key, llr in zip(keys, llrs, strict=True)]
+    agreement.main([one, table(tmp_path / "b", *rows)])
+    *text, last = capsys.readouterr().out.splitlines()
+    assert set(result := json.loads(last)) == {"LLR"} and "largest difference" in text[0]
+    assert result["LLR"]["alleles"] == 4 and result["LLR"]["spearman"] == 1.0
+    assert result["LLR"]["same_sign"] == 0.75 and result["LLR"]["max_difference"] == 2.0
+    for wrong in (rows[:4], rows[::-1]):
+        with pytest.raises(InputError, match="expected the same alleles in the same order"):
+            agreement.main([one, table(tmp_path / "c", *wrong)])
