@@ -50,6 +50,10 @@ class OutputError(LrgenomeError, OSError):
     """Output could not be written: disk full, no permission, damaged partial file (exit 3)."""
 
 
+class PeerLostError(LrgenomeError, RuntimeError):
+    """Another process of a run that several share has died or cannot be reached (exit 1)."""
+
+
 class DeviceError(LrgenomeError, RuntimeError):
     """A device or kernel that was asked for is not there (exit 4)."""
 

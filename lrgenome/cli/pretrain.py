@@ -7,6 +7,7 @@ import typer
 
 from lrgenome.cli import options as o
 
+_WINDOW, _STEPS = 12_000, 260_417
 _PRESETS = "Shape: hawk-mini, hawk-50m, caduceus-7.7m(-ps), caduceus-50m(-ps) or nt-v2-50m."
 
 
@@ -49,7 +50,12 @@ def command(
     ] = "12kbp",  # type: ignore[assignment]
     batch_size: Annotated[int, _train("batch_size", "Windows of a batch.")] = 8,
     accumulate: Annotated[int, _train("accumulate", "Batches per optimizer step.")] = 12,
-    steps: Annotated[int, _train("steps", "Optimizer steps.")] = 260_417,
+    steps: Annotated[int, _train("steps", "Optimizer steps.")] = _STEPS,
+    schedule: Annotated[
+        str | None,
+        _train("schedule", "Windows that grow, as 2kbp:20000,4kbp:20000,12kbp:220000 (length:steps), in place of "
+               "--window and --steps."),
+    ] = None,
     warmup: Annotated[int, _train("warmup", "Steps of linear warm-up.")] = 2_000,
     lr: Annotated[float, _train("lr", "Highest learning rate.")] = 1e-4,
     lr_min: Annotated[float, _train("lr_min", "Learning rate at both ends.")] = 1e-8,
@@ -58,6 +64,20 @@ def command(
     mask_fraction: Annotated[float, _train("mask_fraction", "Share of bases that are targets.")] = 0.15,
     val_every: Annotated[int, _train("val_every", "Steps between validations.")] = 1_000,
     val_windows: Annotated[int, _train("val_windows", "Validation windows per genome.")] = 16,
+    val_lengths: Annotated[
+        str | None,
+        _train("val_lengths", "Validate at these lengths too, as 2kbp,12kbp,128kbp, with a figure of them."),
+    ] = None,
+    divergence: Annotated[
+        float, _train("divergence", "Stop when the mean loss of 100 steps is so far above its lowest, nats; 0: never.")
+    ] = 0.1,
+    repeats: Annotated[
+        float, _train("repeats", "Share of windows into which a repeat is written, for the sake of long memory.")
+    ] = 0.0,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log to OUTPUT/tensorboard too.", envvar=o.env("tensorboard"),
+                           rich_help_panel=o.OUTPUT)
+    ] = False,
     save_every: Annotated[float, _train("save_every", "Seconds between snapshots.")] = 300.0,
     recompute: Annotated[
         str, _train("recompute", "Run blocks again in the backward pass, to save memory: auto, always, never.")
@@ -82,18 +102,27 @@ def command(
     from lrgenome.cli import logs
 
     logs.set_up(verbose, quiet, log_file)
+    from lrgenome.errors import UsageError
     from lrgenome.tasks.compute import choose_compute
     from lrgenome.tasks.pretrain import choose_model, run
-    from lrgenome.training.loop import PretrainSettings
+    from lrgenome.training.parallel import join, local_device
+    from lrgenome.training.settings import PretrainSettings, parse_schedule
 
+    if schedule is not None and (window != _WINDOW or steps != _STEPS):
+        raise UsageError("--schedule takes the place of --window and --steps; got it with one of them")
+    gpu, threads = local_device(gpu, device, threads)
     compute = choose_compute(gpu=gpu, device=device, threads=threads, precision=precision)
     settings = PretrainSettings(
-        window=window, batch_size=batch_size, accumulate=accumulate, steps=steps, warmup=warmup, lr=lr, lr_min=lr_min,
-        weight_decay=weight_decay, clip=clip, mask_fraction=mask_fraction, val_every=val_every,
-        val_windows=val_windows, seed=seed, chunk=chunk or 0, precision=str(compute.dtype).removeprefix("torch."),
+        window=window, batch_size=batch_size, accumulate=accumulate, steps=steps,
+        schedule=parse_schedule(schedule) if schedule is not None else (), warmup=warmup, lr=lr, lr_min=lr_min,
+        weight_decay=weight_decay, clip=clip, mask_fraction=mask_fraction, repeats=repeats, val_every=val_every,
+        val_windows=val_windows, val_lengths=tuple(map(o.length, val_lengths.split(","))) if val_lengths else (),
+        divergence=divergence, seed=seed, chunk=chunk or 0, precision=str(compute.dtype).removeprefix("torch."),
     )  # fmt: skip
-    model, _ = choose_model(preset, half_life_max, ring, init, seed, window)
-    run(
-        manifest, output, model=model, settings=settings, compute=compute, resume=resume, no_clobber=no_clobber,
-        dry_run=dry_run, save_every=save_every, recompute=recompute, init=init,
-    )  # fmt: skip
+    model, _ = choose_model(preset, half_life_max, ring, init, seed, settings.window)
+    with join(compute.device) as group:
+        run(
+            manifest, output, model=model, settings=settings, compute=compute, resume=resume, no_clobber=no_clobber,
+            dry_run=dry_run, save_every=save_every, recompute=recompute, init=init, tensorboard=tensorboard,
+            group=group,
+        )  # fmt: skip

@@ -6,6 +6,7 @@ matplotlib is imported when a figure is drawn, and through its object API: no wi
 import csv
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,16 +50,29 @@ def training_curve(log_tsv: str | os.PathLike[str], out_png: str | os.PathLike[s
         If the figure cannot be written.
     """
     log = _read_log(Path(log_tsv))
+    publish_png(out_png, lambda figure: _draw(figure, log), size=(7.2, 5.0))
+
+
+def publish_png(
+    out_png: str | os.PathLike[str], draw: Callable[["Figure"], None], *, size: tuple[float, float]
+) -> None:
+    """Draw a figure of `size` inches and give it its name when it is whole.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
     use_writable_cache()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 5.0), dpi=150, layout="constrained")
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    _draw(figure, log)
+    draw(figure)
     partial = partial_path(out_png)
     with os_error_as_output_error(partial):
-        # Without the version of matplotlib in it, equal logs give equal bytes.
+        # Without the version of matplotlib in it, equal data give equal bytes.
         figure.savefig(partial, format="png", metadata={"Software": None})
     publish(partial, out_png)
 
@@ -105,7 +119,7 @@ def _draw(figure: "Figure", log: dict[str, Floats]) -> None:
         figure.align_ylabels([loss, rate])
     bottom.set_xlabel("step")
     bottom.set_xlim(min(0.0, float(step.min())), max(1.01 * float(step.max()), 1.0))
-    _style([loss, rate] if has_rate else [loss])
+    style([loss, rate] if has_rate else [loss])
     _add_mbp_scale(loss, step, log["tokens"])
 
 
@@ -117,7 +131,8 @@ def _limit_loss(axes: "Axes", values: Floats) -> None:
         axes.set_ylim(low - margin, high + margin)
 
 
-def _style(axes: list["Axes"]) -> None:
+def style(axes: list["Axes"]) -> None:
+    """Give axes of losses against steps the look of all of them."""
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
         one.grid(axis="y", color="#e3e6ea", linewidth=0.7)

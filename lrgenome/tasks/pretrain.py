@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +23,7 @@ from lrgenome.config import (
 from lrgenome.engine.warm import compile_kernels
 from lrgenome.errors import OutputExistsError, UsageError
 from lrgenome.io.atomic import os_error_as_output_error
+from lrgenome.io.length_curves import length_curves
 from lrgenome.io.plot import training_curve
 from lrgenome.models.checkpoint import CONFIG_NAME, load_model, save_model
 from lrgenome.models.families import Model, build
@@ -27,9 +31,12 @@ from lrgenome.models.nucleotide_transformer import NucleotideTransformer
 from lrgenome.tasks.compute import Compute, free_memory
 from lrgenome.tasks.progress import Progress
 from lrgenome.training.data import Corpus
-from lrgenome.training.loop import PretrainSettings, choose_recompute, fit, set_precision
+from lrgenome.training.loop import LOG_NAME, VALIDATION_NAME, fit
 from lrgenome.training.objective import tokens_of
+from lrgenome.training.parallel import Group
+from lrgenome.training.settings import PretrainSettings
 from lrgenome.training.snapshot import last_step, load_weights, snapshots
+from lrgenome.training.step import choose_recompute, set_precision
 
 log = logging.getLogger(__name__)
 
@@ -93,18 +100,26 @@ def run(
     save_every: float,
     recompute: str,
     init: Path | None,
+    tensorboard: bool,
+    group: Group,
 ) -> None:
-    """Train, write the checkpoint folder `output` and in it the log ``log.tsv`` and its plot ``curve.png``."""
+    """Train, and write the checkpoint folder `output`: the model, its logs and their figures."""
     if snapshots(output) and not resume:
         raise OutputExistsError(f"{output}: holds a run already; --resume continues it, or remove the folder")
     if no_clobber and (output / "model.safetensors").exists():
         raise OutputExistsError(f"{output}: holds a model already, and --no-clobber was given")
+    if settings.windows_per_step < group.size:
+        raise UsageError(
+            f"--batch-size x --accumulate: got {settings.windows_per_step} windows a step, expected at least one for "
+            f"each of the {group.size} processes"
+        )
     parameters = sum(p.numel() for p in model.parameters())
-    with Corpus(manifest, settings.window) as corpus:
-        log.info("%d parameters; %d genomes; %d steps of %s bp", parameters, len(corpus.names), settings.steps,
-                 f"{settings.tokens_per_step:,}")  # fmt: skip
+    with ExitStack() as stack:
+        corpus = stack.enter_context(Corpus(manifest, settings.window, *(window for window, _ in settings.phases)))
+        bases = settings.bases_until(settings.steps)
+        log.info("%d parameters; %d genomes; %d steps, %s bp", parameters, len(corpus.names), settings.steps,
+                 f"{bases:,}")  # fmt: skip
         if dry_run:
-            bases = settings.steps * settings.tokens_per_step
             print(f"parameters\t{parameters}\nsteps\t{settings.steps}\nbases\t{bases}")
             return
         with os_error_as_output_error(output):
@@ -115,18 +130,37 @@ def run(
         if not isinstance(model, NucleotideTransformer):
             compile_kernels(model, compute.device, backward=True)
         done = last_step(output) if resume else 0
-        with os_error_as_output_error(output), Progress("pretrain", settings.steps, "steps", done=done) as progress:
+        board = stack.enter_context(_board(output, done)) if tensorboard and group.leads else None
+        progress = None
+        if group.leads:
+            progress = stack.enter_context(Progress("pretrain", settings.steps, "steps", done=done))
+        with os_error_as_output_error(output):
             scores = fit(
-                model, corpus, settings, output,
-                resume=resume, recompute=again, save_every=save_every, progress=progress,
+                model, corpus, settings, output, resume=resume, recompute=again, save_every=save_every,
+                progress=progress, board=board, group=group,
             )  # fmt: skip
         training = {
             "settings": dataclasses.asdict(settings), "genomes": corpus.fingerprint(), "validation": scores,
-            "init": None if init is None else init.name, "torch": torch.__version__,
+            "init": None if init is None else init.name, "torch": torch.__version__, "processes": group.size,
         }  # fmt: skip
+    if not group.leads:
+        return
     with os_error_as_output_error(output):
         sha256 = save_model(model, output, {"training": training})
-    training_curve(output / "log.tsv", output / "curve.png")
+    training_curve(output / LOG_NAME, output / "curve.png")
+    if settings.val_lengths and scores:
+        length_curves(output / VALIDATION_NAME, output / "lengths.png")
     log.info("model: %s, sha256 %s", output, sha256)
     for name, loss in scores.items():
         print(f"{name}\t{loss:.4f}")
+
+
+@contextmanager
+def _board(output: Path, done: int) -> Iterator[Any]:
+    """Open TensorBoard's log of a run, without what a killed process wrote after step `done`."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError(f"--tensorboard: got no tensorboard ({error}); pip install 'lrgenome[tensorboard]'") from error
+    with SummaryWriter(str(output / "tensorboard"), purge_step=done + 1) as writer:
+        yield writer

@@ -34,33 +34,40 @@ class Window(NamedTuple):
     end: int
 
 
-class _Source:
-    """One genome: its training intervals that hold a window, and its validation windows."""
+class _Places:
+    """Where windows of one length fit into the training intervals of a genome."""
 
-    def __init__(self, entry: ManifestEntry, window: int) -> None:
-        self.entry = entry
-        self.fasta = Fasta(entry.path)
-        splits = split_intervals(entry, self.fasta.contigs)
-        self.train: list[Interval] = [i for i in splits.train if i[2] - i[1] >= window]
-        if not self.train:
+    def __init__(self, entry: ManifestEntry, intervals: list[Interval], window: int) -> None:
+        self.intervals = [i for i in intervals if i[2] - i[1] >= window]
+        if not self.intervals:
             raise ManifestError(
                 f"{entry.path}: no training interval of {entry.name} is as long as the window of {window} bp"
             )
-        places = np.array([end - start - window + 1 for _, start, end in self.train], dtype=np.int64)
+        places = np.array([end - start - window + 1 for _, start, end in self.intervals], dtype=np.int64)
         self.cumulative = np.cumsum(places)
+
+
+class _Source:
+    """One genome: where training windows fit, by their length, and its validation regions."""
+
+    def __init__(self, entry: ManifestEntry, lengths: Sequence[int]) -> None:
+        self.entry = entry
+        self.fasta = Fasta(entry.path)
+        splits = split_intervals(entry, self.fasta.contigs)
+        self.places = {length: _Places(entry, splits.train, length) for length in lengths}
         self.validation = splits.validation
 
 
 class Corpus:
-    """The genomes of a manifest, as a source of windows of one length."""
+    """The genomes of a manifest, as a source of windows of some lengths, the first of them by default."""
 
-    def __init__(self, manifest: str | Path, window: int) -> None:
+    def __init__(self, manifest: str | Path, window: int, *more: int) -> None:
         self.window = window
         self.entries = read_manifest(manifest)
         self._sources: list[_Source] = []
         with contextlib.ExitStack() as stack:
             for entry in self.entries:
-                source = _Source(entry, window)
+                source = _Source(entry, (window, *more))
                 self._sources.append(source)
                 stack.callback(source.fasta.close)
             self._stack = stack.pop_all()
@@ -89,29 +96,31 @@ class Corpus:
             for s in self._sources
         ]
 
-    def draw(self, rng: np.random.Generator) -> IdArray:
+    def draw(self, rng: np.random.Generator, window: int | None = None) -> IdArray:
         """Draw one training window, on either strand; windows that are mostly N are drawn again."""
+        length = window or self.window
         for _ in range(_TRIES):
             number = int(np.searchsorted(self._cumulative_weight, rng.random(), side="right"))
             source = self._sources[min(number, len(self._sources) - 1)]
-            place = int(rng.integers(source.cumulative[-1]))
-            which = int(np.searchsorted(source.cumulative, place, side="right"))
-            contig, start, _ = source.train[which]
-            start += place - (int(source.cumulative[which - 1]) if which else 0)
-            ids = source.fasta.fetch(contig, start, start + self.window)
+            places = source.places[length]
+            place = int(rng.integers(places.cumulative[-1]))
+            which = int(np.searchsorted(places.cumulative, place, side="right"))
+            contig, start, _ = places.intervals[which]
+            start += place - (int(places.cumulative[which - 1]) if which else 0)
+            ids = source.fasta.fetch(contig, start, start + length)
             flip = rng.random() < 0.5
-            if np.count_nonzero(ids == N) <= MAX_N_FRACTION * self.window:
+            if np.count_nonzero(ids == N) <= MAX_N_FRACTION * length:
                 return reverse_complement(ids) if flip else ids
         raise ManifestError(f"{_TRIES} windows in a row were mostly N; expected genomes with sequence in them")
 
-    def validation_windows(self, per_source: int) -> list[Window]:
+    def validation_windows(self, per_source: int, window: int | None = None) -> list[Window]:
         """List evenly spaced validation windows of every genome that has validation regions."""
-        windows: list[Window] = []
+        length, windows = window or self.window, []
         for number, source in enumerate(self._sources):
             grid = [
-                Window(number, contig, start, start + self.window)
+                Window(number, contig, start, start + length)
                 for contig, lo, hi in source.validation
-                for start in range(lo, hi - self.window + 1, self.window)
+                for start in range(lo, hi - length + 1, length)
             ]
             windows += [grid[i] for i in evenly(len(grid), per_source)]
         return windows

@@ -17,6 +17,8 @@ from torch.nn.functional import cross_entropy
 from lrgenome import kmers
 from lrgenome.config import ModelConfig, NucleotideTransformerConfig
 from lrgenome.dna import FIRST_BASE, MASK, IdArray
+from lrgenome.errors import UsageError
+from lrgenome.training.repeats import write_repeat
 
 MASK_SHARE = 0.8
 RANDOM_SHARE = 0.1
@@ -31,9 +33,11 @@ class Masked(NamedTuple):
     """(t,) bool: positions whose true base or token the loss asks for."""
 
 
-def corrupt(ids: IdArray, rng: np.random.Generator, fraction: float) -> Masked:
-    """Choose targets among the bases A, C, G, T of a window (t,) and corrupt them."""
+def corrupt(ids: IdArray, rng: np.random.Generator, fraction: float, spared: slice | None = None) -> Masked:
+    """Choose targets among the bases A, C, G, T of a window (t,), but for `spared` ones, and corrupt them."""
     eligible = (ids >= FIRST_BASE) & (ids < FIRST_BASE + 4)
+    if spared is not None:
+        eligible[spared] = False
     targets = eligible & (rng.random(ids.shape) < fraction)
     how = rng.random(ids.shape)
     random_bases = rng.integers(FIRST_BASE, FIRST_BASE + 4, ids.shape, dtype=np.uint8)
@@ -75,6 +79,18 @@ def masked_example(
         tokens = kmers.tokenize(bases).ids
         return tokens, corrupt_tokens(tokens, rng, fraction)
     return bases, corrupt(bases, rng, fraction)
+
+
+def training_example(
+    config: ModelConfig, bases: IdArray, rng: np.random.Generator, fraction: float, repeats: float
+) -> tuple[npt.NDArray[np.integer], Masked]:
+    """Return what `masked_example` does, for a share `repeats` of windows with a repeat written into them."""
+    if repeats and rng.random() < repeats:
+        if isinstance(config, NucleotideTransformerConfig):
+            raise UsageError("--repeats is of models that read single bases; got a nucleotide transformer")
+        written = write_repeat(bases, rng)
+        return written.ids, corrupt(written.ids, rng, fraction, written.first)
+    return masked_example(config, bases, rng, fraction)
 
 
 def masked_losses(logits: Tensor, truth: Tensor) -> Tensor:

@@ -21,16 +21,16 @@ from lrgenome.io.resources import available_memory, peak_rss
 from lrgenome.models.families import build
 from lrgenome.ops.jit import set_threads
 from lrgenome.training.data import Corpus
-from lrgenome.training.loop import (
+from lrgenome.training.optim import build_optimizer
+from lrgenome.training.settings import PretrainSettings
+from lrgenome.training.step import (
     RECOMPUTE,
-    PretrainSettings,
     choose_recompute,
     gradients,
     set_precision,
     update,
     windows_at_once,
 )
-from lrgenome.training.optim import build_optimizer
 
 
 def random_corpus(window: int) -> Corpus:
@@ -38,9 +38,9 @@ def random_corpus(window: int) -> Corpus:
 
     bases = common.random_bases(2 * window)[0].numpy()
 
-    def draw(rng: np.random.Generator) -> np.ndarray:
+    def draw(rng: np.random.Generator, length: int) -> np.ndarray:
         start = int(rng.integers(0, window))
-        return bases[start : start + window]
+        return bases[start : start + length]
 
     return cast(Corpus, SimpleNamespace(draw=draw))
 
@@ -60,7 +60,7 @@ def measure(options: Any) -> dict[str, Any]:
     steps: list[Usage] = []
     rss = 0
     frozen = common.build_model(options.preset, model.compute_dtype)
-    positions = settings.tokens_per_step
+    positions = settings.bases_until(1)
     meter = common.FloorMeter(frozen, positions)
     for number in range(options.repeats + 1):
         start = Usage.now()
@@ -76,7 +76,7 @@ def measure(options: Any) -> dict[str, Any]:
         "preset": options.preset,
         "window": settings.window,
         "windows": settings.batch_size,
-        "windows_at_once": windows_at_once(settings, model.embedding.device),
+        "windows_at_once": windows_at_once(settings, model.embedding.device, settings.window),
         "precision": settings.precision,
         "recompute": recompute,
         "threads": options.threads,

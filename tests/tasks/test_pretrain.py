@@ -24,7 +24,7 @@ from lrgenome.models.hawk import Hawk
 from lrgenome.ops import jit
 from lrgenome.tasks import pretrain
 from lrgenome.tasks.pretrain import choose_model
-from lrgenome.training import loop
+from lrgenome.training import loop, step
 from lrgenome.training.snapshot import last_step
 
 FAST = [
@@ -103,7 +103,7 @@ def test_from_manifest_to_model_in_a_process_of_its_own(manifest, tmp_path):
     assert training["genomes"][0].startswith("toy 1.0 toy.fa:") and training["init"] is None
     assert is_png(out / "curve.png")
     assert {p.name for p in out.iterdir() if not p.name.startswith("snapshot-")} == {
-        "config.json", "curve.png", "log.tsv", "model.safetensors"
+        "best", "config.json", "curve.png", "log.tsv", "model.safetensors", "validation.tsv"
     }  # fmt: skip
 
 
@@ -226,6 +226,12 @@ def test_no_clobber_keeps_a_model(manifest, tiny_model, tmp_path):
         (["--steps", "1", "--warmup", "5"], "--warmup: got 5"),
         (["--precision", "float16"], "--precision: got 'float16'"),
         (["--seed", "-1"], "--seed: got -1"),
+        (["--schedule", "2kbp"], "--schedule: got '2kbp', expected LENGTH:STEPS"),
+        (["--schedule", "2kbp:5", "--steps", "5"], "--schedule takes the place of --window and --steps"),
+        (["--schedule", "2kbp:5", "--window", "5"], "--schedule takes the place of --window and --steps"),
+        (["--val-lengths", "2kbp,far"], "expected a length such as"),
+        (["--repeats", "2"], "--repeats: got 2.0, expected a share from 0 to 1"),
+        (["--divergence", "-1"], "--divergence: got -1.0"),
         (["--device", "abacus"], "--device: got 'abacus'"),
         (["--gpu", "0", "--device", "cpu"], "--gpu and --device exclude each other"),
     ],
@@ -272,7 +278,7 @@ def test_a_model_that_is_not_there_exits_5(manifest, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_exits_1_and_names_the_step(manifest, tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "masked_losses", lambda logits, truth: logits[:, 0] * float("nan"))
+    monkeypatch.setattr(step, "masked_losses", lambda logits, truth: logits[:, 0] * float("nan"))
     result = run(manifest, "-o", tmp_path / "out", "--init", tiny_model, "--steps", 3, *FAST, code=1)
     assert "lrgenome: error: step 1: loss nan" in result.stderr
     assert not (tmp_path / "out" / "model.safetensors").exists()
@@ -374,6 +380,41 @@ def test_signals_save_a_snapshot_and_the_run_goes_on_from_it(manifest, tiny_mode
     run(manifest, "-o", whole, *options)
     assert table(out) == table(whole)
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_windows_grow_and_are_validated_at_every_length(manifest, tiny_model, tmp_path):
+    out = tmp_path / "out"
+    options = [*without("--window"), "--init", tiny_model, "--schedule", "32:2,64bp:3", "--val-lengths", "32,128"]
+    run(manifest, "-o", out, *options, "--repeats", "0.5")
+    rows = table(out)
+    assert [int(row["tokens"]) for row in rows] == [64, 128, 256, 384, 512]
+    _, *losses = (out / "validation.tsv").read_text().splitlines()
+    assert {line.split("\t")[1] for line in losses} == {"32", "64", "128"}
+    assert is_png(out / "lengths.png") and is_png(out / "curve.png")
+    settings = load_model(out).meta["training"]["settings"]
+    assert settings["schedule"] == [[32, 2], [64, 3]] and settings["window"] == 64 and settings["steps"] == 5
+    assert load_model(out / "best").meta["training"]["step"] == 5
+
+
+def test_tensorboard_has_every_column_and_goes_on_where_the_run_does(manifest, tiny_model, tmp_path, monkeypatch):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    out = tmp_path / "out"
+    interrupted(manifest, tiny_model, out, monkeypatch, "--tensorboard")
+    run(manifest, "-o", out, "--init", tiny_model, "--steps", 5, *FAST, "--tensorboard", "--resume")
+    events = accumulators.EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    assert {"train_loss", "lr", "grad_norm", "bp_per_s", "val_loss", "val_toy"} <= set(events.Tags()["scalars"])
+    found = [(event.step, event.value) for event in events.Scalars("train_loss")]
+    assert [step for step, _ in found] == [1, 2, 3, 4, 5]
+    assert [value for _, value in found] == pytest.approx([float(row["train_loss"]) for row in table(out)], rel=1e-5)
+
+
+def test_without_tensorboard_the_extra_is_named(manifest, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    result = run(
+        manifest, "-o", tmp_path / "out", "--init", tiny_model, "--steps", 2, *FAST, "--tensorboard", code=2
+    )
+    assert "pip install 'lrgenome[tensorboard]'" in result.stderr
 
 
 def test_options_are_read_from_the_environment(manifest, tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ import torch
 from lrgenome.config import HawkConfig
 from lrgenome.models.hawk import Hawk, build
 from lrgenome.training.data import Corpus
-from lrgenome.training.loop import PretrainSettings, fit
+from lrgenome.training.loop import fit
+from lrgenome.training.settings import PretrainSettings
 from lrgenome.training.snapshot import snapshots
 
 TINY = HawkConfig(layers=2, width=16, recurrent_width=16, heads=2, mlp_width=24)

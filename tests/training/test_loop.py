@@ -8,11 +8,13 @@ from small_runs import SETTINGS, TINY, change, outcome, same_weights, table, tra
 from lrgenome.engine.memory import graph_bytes
 from lrgenome.errors import MemoryLimitError, NumericalError, UsageError
 from lrgenome.models.hawk import build
-from lrgenome.training import loop
+from lrgenome.training import step as step_module
 from lrgenome.training.data import Corpus, sample_rng
-from lrgenome.training.loop import LOG_COLUMNS, PretrainSettings, batch_loss, fit, gradients
+from lrgenome.training.loop import LOG_COLUMNS, fit
 from lrgenome.training.objective import corrupt
+from lrgenome.training.settings import PretrainSettings
 from lrgenome.training.snapshot import last_step, snapshots
+from lrgenome.training.step import batch_loss, gradients
 
 
 def test_it_learns_a_genome_that_repeats_itself(corpus, tmp_path):
@@ -90,10 +92,10 @@ def test_accumulation_and_chunks_leave_the_gradient_alone(corpus, values):
 @pytest.mark.parametrize("most", [1, 64, 128, 1000])
 def test_windows_at_once_leave_the_gradient_alone(corpus, monkeypatch, most):
     _, expected = wide_gradients(corpus, batch_size=4, accumulate=1)
-    monkeypatch.setattr(loop, "CPU_PASS", most)
+    monkeypatch.setattr(step_module, "CPU_PASS", most)
     settings = change(batch_size=4, accumulate=1)
-    assert loop.windows_at_once(settings, torch.device("cpu")) == {1: 1, 64: 1, 128: 2, 1000: 4}[most]
-    assert loop.windows_at_once(settings, torch.device("cuda")) == 4
+    assert step_module.windows_at_once(settings, torch.device("cpu"), 64) == {1: 1, 64: 1, 128: 2, 1000: 4}[most]
+    assert step_module.windows_at_once(settings, torch.device("cuda"), 64) == 4
     _, got = wide_gradients(corpus, batch_size=4, accumulate=1)
     for name, gradient in got.items():
         assert (gradient - expected[name]).abs().max() <= 1e-10 * (1 + expected[name].abs().max()), name
@@ -109,7 +111,7 @@ def test_running_blocks_again_trains_the_same_weights(corpus, tmp_path):
 
 
 def test_blocks_are_run_again_when_memory_is_short(caplog):
-    model, choose = build(TINY, seed=0), loop.choose_recompute
+    model, choose = build(TINY, seed=0), step_module.choose_recompute
     kept, least = (graph_bytes(model, 128, recompute=again) for again in (False, True))
     fixed = 3 * sum(p.nbytes for p in model.parameters())  # gradients and AdamW's moments
     with caplog.at_level("INFO", logger="lrgenome"):
@@ -134,8 +136,8 @@ def test_auto_runs_blocks_again_where_the_graph_is_large():
     """Of long windows the graph is most of the memory, whatever the weights take."""
     model, settings = build(TINY, seed=0), change(window=100_000, batch_size=1)
     kept = graph_bytes(model, 100_000, recompute=False)
-    assert loop.choose_recompute(model, settings, "auto", int(1.5 * kept))
-    assert not loop.choose_recompute(model, settings, "auto", int(1.8 * kept))
+    assert step_module.choose_recompute(model, settings, "auto", int(1.5 * kept))
+    assert not step_module.choose_recompute(model, settings, "auto", int(1.8 * kept))
 
 
 def test_chunked_training_equals_whole_window_training(corpus, tmp_path):
@@ -170,12 +172,12 @@ def test_clipping_bounds_the_gradient_and_reports_it_unclipped(corpus):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_names_the_step_and_changes_no_weight(corpus, tmp_path, monkeypatch, value):
-    model, real = build(TINY, seed=0), loop.batch_loss
+    model, real = build(TINY, seed=0), step_module.batch_loss
 
     def poisoned(*args, **how):
         return real(*args) * (value if last_step(tmp_path) == 3 else 1.0)
 
-    monkeypatch.setattr(loop, "batch_loss", poisoned)
+    monkeypatch.setattr(step_module, "batch_loss", poisoned)
     with pytest.raises(NumericalError, match=rf"^step 4: loss {value}"):
         fit(model, corpus, change(val_every=100), tmp_path, resume=False, save_every=0)
     assert len(table(tmp_path)) == last_step(tmp_path) == 3
@@ -253,5 +255,5 @@ def test_bad_settings_name_the_option(values, option):
 def test_the_defaults_are_the_papers():
     settings = PretrainSettings()
     assert settings.batch_size * settings.accumulate == 96 and settings.window == 12_000
-    assert settings.steps * settings.tokens_per_step == pytest.approx(300e9, rel=1e-5)
+    assert settings.bases_until(settings.steps) == pytest.approx(300e9, rel=1e-5)
     assert (settings.lr, settings.lr_min, settings.mask_fraction) == (1e-4, 1e-8, 0.15)

@@ -210,7 +210,8 @@ from pathlib import Path
 import torch
 from lrgenome.ops import jit
 from lrgenome.training.data import Corpus
-from lrgenome.training.loop import PretrainSettings, fit
+from lrgenome.training.loop import fit
+from lrgenome.training.settings import PretrainSettings
 from lrgenome.config import HawkConfig
 from lrgenome.models.hawk import build
 
