@@ -19,9 +19,11 @@ class Progress:
 
     def __init__(self, label: str, total: int | None, unit: str, *, done: int = 0, scale: bool = False) -> None:
         self._label, self._total, self._unit = label, total, unit
-        self._done, self._start_done = done, done
+        self._done = done
         self._note = ""
-        self._began = self._logged = time.monotonic()
+        self._logged = time.monotonic()
+        # Speed counts from the first update on, since what comes before it is done once.
+        self._first: tuple[float, int] | None = None
         quiet = not log.isEnabledFor(logging.INFO)
         self._bar = (
             tqdm(total=total, initial=done, unit=unit, desc=label, unit_scale=scale, file=sys.stderr, leave=False)
@@ -49,11 +51,12 @@ class Progress:
             self._bar.update(count)
             return
         now = time.monotonic()
+        began, before = self._first = self._first or (now, self._done)
         if now - self._logged >= LOG_SECONDS:
             self._logged = now
-            rate = (self._done - self._start_done) / (now - self._began)
-            left = ""
-            if self._total and rate > 0:
-                left = f" of {self._total:,}, about {(self._total - self._done) / rate / 60:.0f} min left"
+            left = f" of {self._total:,}" if self._total else ""
+            if self._total and self._done > before and now > began:
+                seconds = (self._total - self._done) * (now - began) / (self._done - before)
+                left += f", about {seconds / 60:.0f} min left"
             log.info("%s: %s %s%s%s", self._label, f"{self._done:,}", self._unit, left,
                      f"; {self._note}" if self._note else "")  # fmt: skip

@@ -58,9 +58,22 @@ def test_short_work_says_nothing(log, clock):
 
 def test_what_was_done_before_does_not_count_as_speed(log, clock):
     with Progress("score-vcf", 4_000, "records", done=3_000) as bar:
+        bar.update(0)
         clock.now += 60
         bar.update(500)
     assert log.messages == ["score-vcf: 3,500 records of 4,000, about 1 min left"]
+
+
+def test_what_comes_before_the_first_update_does_not_count_as_speed(log, clock):
+    with Progress("score-vcf", 1_000, "records") as bar:
+        clock.now += 600
+        bar.update(100)
+        clock.now += 60
+        bar.update(100)
+    assert log.messages == [
+        "score-vcf: 100 records of 1,000",
+        "score-vcf: 200 records of 1,000, about 8 min left",
+    ]
 
 
 def test_without_a_total_there_is_no_estimate_and_a_note_is_added(log, clock):
