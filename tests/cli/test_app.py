@@ -103,7 +103,7 @@ def errors_of_the_family():
 def test_every_error_has_its_exit_code(kind, capsys):
     documented = {
         "UsageError": 2, "OutputExistsError": 2, "DeviceError": 4, "ModelError": 5, "MemoryLimitError": 137,
-        "NumericalError": 1, "LrgenomeError": 1,
+        "NumericalError": 1, "PeerLostError": 1, "LrgenomeError": 1,
     }  # fmt: skip
 
     def fail():
