@@ -38,6 +38,10 @@ class ManifestError(InputError):
     """A manifest of training data is damaged or names something that is not there."""
 
 
+class DownloadError(InputError):
+    """A file cannot be downloaded, or is not what it must be."""
+
+
 class AssemblyMismatchError(InputError):
     """Variants and reference do not belong together."""
 

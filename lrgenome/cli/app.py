@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from lrgenome import __version__
-from lrgenome.cli import embed, pretrain, score_vcf
+from lrgenome.cli import data, embed, pretrain, score_vcf
 from lrgenome.cli.signals import STOPS, stops
 from lrgenome.errors import (
     DeviceError,
@@ -121,6 +121,11 @@ def root(
 app.command("pretrain")(guard(pretrain.command))
 app.command("embed")(guard(embed.command))
 app.command("score-vcf")(guard(score_vcf.command))
+_data = typer.Typer(help="List, fetch and verify the files of a manifest.", no_args_is_help=True)
+_data.command("list")(guard(data.list_command))
+_data.command("fetch")(guard(data.fetch_command))
+_data.command("verify")(guard(data.verify_command))
+app.add_typer(_data, name="data")
 
 
 def main() -> None:

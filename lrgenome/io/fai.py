@@ -105,6 +105,15 @@ def is_bgzf(path: Path) -> bool:
         raise FastaError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
+def gzip_kind(path: Path) -> str:
+    """Tell by its first bytes whether a file is "bgzf", plain "gzip" or neither ("")."""
+    with open(path, "rb") as handle:
+        head = handle.read(4096)
+    if not head.startswith(b"\x1f\x8b"):
+        return ""
+    return "gzip" if _block_size(head) is None else "bgzf"
+
+
 def open_index(fasta: Path, bgzf: bool, index_dir: Path | None = None) -> FastaIndex:
     """Find an index that fits the FASTA, or build one.
 

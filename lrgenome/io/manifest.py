@@ -1,19 +1,26 @@
-"""The training manifest: which genomes to train on, how often, and which regions never to.
+"""The manifest of data: which files there are and where they come from, and which genomes to train on.
 
-A tab-separated file with a header line and at least the columns ``path weight name holdout validation``:
+A tab-separated file with a header line, one line a data set. Blank lines and lines that begin with ``#`` are ignored,
+and so are columns that are not known. A cell that is empty or ``.`` says nothing.
 
-* ``path``: FASTA, absolute or relative to the manifest's folder;
-* ``weight``: positive number, how often windows are drawn from this genome relative to the others;
-* ``name``: unique label of the genome;
+To train, it needs the columns ``path weight name holdout validation``:
+
+* ``path``: file, absolute or relative to the manifest's folder;
+* ``weight``: positive number, how often windows are drawn from this genome relative to the others; ``.``: never;
+* ``name``: unique label;
 * ``holdout``, ``validation``: regions separated by ``;``, each ``contig:start-end`` (1-based inclusive) or a
-  whole ``contig``; empty or ``.`` for none.
+  whole ``contig``.
 
-Further columns are ignored, and so are blank lines and lines that begin with ``#``.
+To list, fetch and verify files it needs ``path name kind`` and may have ``url`` (http, https or ftp), ``sha256`` and
+``bytes`` (of the file that the address gives), ``species``, ``assembly``, ``licence`` and ``source``. ``kind`` is
+``genome`` or any other word; only genomes are trained on.
 """
 
+import contextlib
 import math
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +29,10 @@ from lrgenome.errors import ManifestError, UsageError
 from lrgenome.io.fasta import format_region, parse_region
 
 COLUMNS = ("path", "weight", "name", "holdout", "validation")
+DATA_COLUMNS = ("path", "name", "kind")
+
+_SCHEMES = ("https://", "http://", "ftp://")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 Interval = tuple[str, int, int]
 """Contig, start, end; 0-based half-open, in bp."""
@@ -45,6 +56,29 @@ class ManifestEntry:
 
     validation: tuple[str, ...] = ()
     """Validation regions as written, 1-based inclusive."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One file of a manifest, and where it comes from."""
+
+    name: str
+    """Label, unique in the manifest."""
+    kind: str
+    """``genome`` or another word."""
+    path: Path
+    """Where it is kept, joined to the manifest's folder if it was relative."""
+    url: str | None = None
+    """Where it can be had."""
+    sha256: str | None = None
+    """Of the file that the address gives, hex."""
+    bytes: int | None = None
+    """Size of the file that the address gives."""
+    species: str = ""
+    assembly: str = ""
+    licence: str = ""
+    source: str = ""
+    """Who it is from, in words."""
 
 
 class Splits(NamedTuple):
@@ -82,7 +116,47 @@ def read_manifest(path: str | os.PathLike[str], check_files: bool = True) -> lis
         If the file cannot be read, a column is missing, a line is malformed, a name or path occurs twice, or
         a FASTA is not there; with the 1-based line number.
     """
-    path = Path(path)
+    entries: list[ManifestEntry] = []
+    for place, row in _rows(Path(path), COLUMNS):
+        with _errors_at(place):
+            if row["weight"] == "." or row.get("kind", "genome") not in ("genome", "", "."):
+                continue
+            entry = _parse_entry(row, Path(path).parent)
+            _check_unique(entry, entries)
+            if check_files and not entry.path.is_file():
+                raise ManifestError(f"there is no FASTA file {entry.path}")
+        entries.append(entry)
+    if not entries:
+        raise ManifestError(
+            f"{path}: got no genome, expected a header line ({' '.join(COLUMNS)}) and one line a FASTA"
+        )
+    return entries
+
+
+def read_data_sets(path: str | os.PathLike[str]) -> list[DataSet]:
+    """Read the files of a manifest, trained on or not, there or not.
+
+    Raises
+    ------
+    ManifestError
+        If the manifest cannot be read, a column is missing, a line is malformed, or a name or path occurs twice; with
+        the 1-based line number.
+    """
+    found: list[DataSet] = []
+    for place, row in _rows(Path(path), DATA_COLUMNS):
+        with _errors_at(place):
+            one = _parse_data_set(row, Path(path).parent)
+            for other in found:
+                if other.name == one.name or os.path.realpath(other.path) == os.path.realpath(one.path):
+                    raise ManifestError(f"{one.name!r} has the name or path of {other.name!r}")
+        found.append(one)
+    if not found:
+        raise ManifestError(f"{path}: got no data set, expected a header line and one line a file")
+    return found
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (place, cells by column) of the lines below the header."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -92,31 +166,27 @@ def read_manifest(path: str | os.PathLike[str], check_files: bool = True) -> lis
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read: {error.strerror or error}") from error
     header: list[str] | None = None
-    entries: list[ManifestEntry] = []
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
-        fields = [field.strip() for field in line.split("\t")]
-        try:
+        fields, place = [field.strip() for field in line.split("\t")], f"{path}, line {number}"
+        with _errors_at(place):
             if header is None:
-                header = _check_header(fields)
+                header = _check_header(fields, columns)
                 continue
             if len(fields) != len(header):
                 raise ManifestError(
                     f"got {len(fields)} tab-separated columns, expected {len(header)} as in the header"
                 )
-            entry = _parse_entry(dict(zip(header, fields, strict=True)), path.parent)
-            _check_unique(entry, entries)
-            if check_files and not entry.path.is_file():
-                raise ManifestError(f"there is no FASTA file {entry.path}")
-        except ManifestError as error:
-            raise ManifestError(f"{path}, line {number}: {error}") from None
-        entries.append(entry)
-    if not entries:
-        raise ManifestError(
-            f"{path}: got no genome, expected a header line ({' '.join(COLUMNS)}) and one line a FASTA"
-        )
-    return entries
+        yield place, dict(zip(header, fields, strict=True))
+
+
+@contextlib.contextmanager
+def _errors_at(place: str) -> Iterator[None]:
+    try:
+        yield
+    except ManifestError as error:
+        raise ManifestError(f"{place}: {error}") from None
 
 
 def split_intervals(entry: ManifestEntry, contigs: Mapping[str, int]) -> Splits:
@@ -171,16 +241,35 @@ def split_intervals(entry: ManifestEntry, contigs: Mapping[str, int]) -> Splits:
     return splits
 
 
-def _check_header(fields: list[str]) -> list[str]:
-    missing = [column for column in COLUMNS if column not in fields]
+def _check_header(fields: list[str], columns: tuple[str, ...]) -> list[str]:
+    missing = [column for column in columns if column not in fields]
     if missing:
         raise ManifestError(
             f"got the header {fields}, expected it to have {', '.join(missing)} (tab-separated)"
         )
-    repeated = sorted({field for field in fields if field in COLUMNS and fields.count(field) > 1})
+    repeated = sorted({field for field in fields if fields.count(field) > 1})
     if repeated:
         raise ManifestError(f"the header has {', '.join(repeated)} more than once")
     return fields
+
+
+def _parse_data_set(row: dict[str, str], folder: Path) -> DataSet:
+    said = {column: "" if cell == "." else cell for column, cell in row.items()}
+    for column in DATA_COLUMNS:
+        if not said[column]:
+            raise ManifestError(f"got an empty {column}")
+    url, digest, size = (said.get(column, "") for column in ("url", "sha256", "bytes"))
+    if url and not url.startswith(_SCHEMES):
+        raise ManifestError(f"got the url {url!r}, expected one of {', '.join(_SCHEMES)}")
+    if digest and not _SHA256.fullmatch(digest):
+        raise ManifestError(f"got the sha256 {digest!r}, expected 64 hexadecimal digits")
+    if size and not (size.isascii() and size.isdigit()):
+        raise ManifestError(f"got {size!r} bytes, expected a whole number")
+    words = {column: said.get(column, "") for column in ("species", "assembly", "licence", "source")}
+    return DataSet(
+        said["name"], said["kind"], folder / said["path"], url or None, digest.lower() or None,
+        int(size) if size else None, **words,
+    )  # fmt: skip
 
 
 def _parse_entry(row: dict[str, str], folder: Path) -> ManifestEntry:

@@ -1,0 +1,58 @@
+"""`lrgenome data`: list, fetch and verify the files of a manifest."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lrgenome.cli import options as o
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these; default all.")]
+Manifest = Annotated[
+    Path,
+    typer.Option("--manifest", help="TSV of data sets.", exists=True, dir_okay=False, envvar=o.env("manifest"),
+                 rich_help_panel=o.INPUT),
+]  # fmt: skip
+Kind = Annotated[
+    list[str] | None,
+    typer.Option(help="Only of this kind, as genome; may be repeated.", envvar=o.env("kind"), rich_help_panel=o.INPUT),
+]
+DEFAULT = Path("data_manifest.tsv")
+
+
+def list_command(
+    names: Names = None, manifest: Manifest = DEFAULT, kind: Kind = None, verbose: o.Verbose = 0, quiet: o.Quiet = False
+) -> None:
+    """List data sets: name, kind, species, assembly, bytes, licence, and whether they are here."""
+    from lrgenome.cli import logs
+    from lrgenome.tasks import data
+
+    logs.set_up(verbose, quiet, None)
+    data.list_data(data.select(manifest, names or (), kind or ()))
+
+
+def fetch_command(
+    names: Names = None, manifest: Manifest = DEFAULT, kind: Kind = None, offline: o.Offline = False,
+    log_file: o.LogFile = None, verbose: o.Verbose = 0, quiet: o.Quiet = False,
+) -> None:  # fmt: skip
+    """Download what is missing, and check it.
+
+    A download that was cut off is gone on from. A FASTA is kept as BGZF with its index beside it. Proxies are those of
+    http_proxy and https_proxy.
+    """
+    from lrgenome.cli import logs
+    from lrgenome.tasks import data
+
+    logs.set_up(verbose, quiet, log_file)
+    data.fetch(data.select(manifest, names or (), kind or ()), offline=offline, named=bool(names))
+
+
+def verify_command(
+    names: Names = None, manifest: Manifest = DEFAULT, kind: Kind = None, verbose: o.Verbose = 0, quiet: o.Quiet = False
+) -> None:
+    """Compare files with their sha256: ok, mismatch, unpinned (nothing to compare with) or missing."""
+    from lrgenome.cli import logs
+    from lrgenome.tasks import data
+
+    logs.set_up(verbose, quiet, None)
+    data.verify(data.select(manifest, names or (), kind or ()))
