@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from lrgenome.errors import ManifestError
 from lrgenome.io.fasta import Fasta
-from lrgenome.io.manifest import ManifestEntry, read_manifest, split_intervals
+from lrgenome.io.manifest import ManifestEntry, read_data_sets, read_manifest, split_intervals
 
 HEADER = "path\tweight\tname\tholdout\tvalidation\n"
 CONTIGS = {"20": 1000, "IV": 500, "1:100-200": 101}
@@ -60,6 +62,24 @@ def test_reads_entries(tmp_path, toy_fasta):
 def test_damaged_manifests(tmp_path, toy_fasta, text, message):
     with pytest.raises(ManifestError, match=message):
         read_manifest(write(tmp_path, text))
+
+
+def test_the_projects_own_manifest():
+    path = Path(__file__).resolve().parents[2] / "data_manifest.tsv"
+    sets, trained = read_data_sets(path), read_manifest(path, check_files=False)
+    assert {one.name for one in trained} <= {one.name for one in sets if one.kind == "genome"}
+    assert all(one.url or one.sha256 for one in sets)
+    held = {region for one in trained for region in one.holdout}
+    assert held == {"20:1-10000000", "IV", "1:1-3000000"}
+    assert {"hg19", "hg38", "glrb_eqtl", "multi_species"} <= {one.name for one in sets}
+
+
+def test_rows_without_a_weight_and_other_kinds_are_not_trained_on(tmp_path, toy_fasta):
+    text = "kind\t" + HEADER + "genome\ttoy.fa\t1\ttoy\t.\t.\ngenome\tno.fa\t.\tb\t.\t.\ntable\tno.csv\t1\tc\t.\t.\n"
+    (entry,) = read_manifest(write(tmp_path, text))
+    assert entry.name == "toy"
+    with pytest.raises(ManifestError, match="got no genome"):
+        read_manifest(write(tmp_path, "kind\t" + HEADER + "genome\tno.fa\t.\tb\t.\t.\n"))
 
 
 def test_unreadable_manifests(tmp_path):
