@@ -82,6 +82,16 @@ def command(
     recompute: Annotated[
         str, _train("recompute", "Run blocks again in the backward pass, to save memory: auto, always, never.")
     ] = "auto",
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of encoded genomes; default .lrgenome-cache beside the manifest, or under TMPDIR.",
+                     envvar=o.env("cache"), rich_help_panel=o.ADVANCED),
+    ] = None,
+    no_cache: Annotated[
+        bool,
+        typer.Option("--no-cache", help="Read windows from the FASTA files themselves.", envvar=o.env("no_cache"),
+                     rich_help_panel=o.ADVANCED),
+    ] = False,
     resume: o.Resume = False,
     no_clobber: o.NoClobber = False,
     dry_run: o.DryRun = False,
@@ -103,6 +113,7 @@ def command(
 
     logs.set_up(verbose, quiet, log_file)
     from lrgenome.errors import UsageError
+    from lrgenome.io.encoded import default_cache
     from lrgenome.tasks.compute import choose_compute
     from lrgenome.tasks.pretrain import choose_model, run
     from lrgenome.training.parallel import join, local_device
@@ -110,6 +121,8 @@ def command(
 
     if schedule is not None and (window != _WINDOW or steps != _STEPS):
         raise UsageError("--schedule takes the place of --window and --steps; got it with one of them")
+    if no_cache and cache is not None:
+        raise UsageError(f"--cache and --no-cache exclude each other; got --cache {cache}")
     gpu, threads = local_device(gpu, device, threads)
     compute = choose_compute(gpu=gpu, device=device, threads=threads, precision=precision)
     settings = PretrainSettings(
@@ -124,5 +137,5 @@ def command(
         run(
             manifest, output, model=model, settings=settings, compute=compute, resume=resume, no_clobber=no_clobber,
             dry_run=dry_run, save_every=save_every, recompute=recompute, init=init, tensorboard=tensorboard,
-            group=group,
+            cache=None if no_cache else cache or default_cache(manifest), group=group,
         )  # fmt: skip

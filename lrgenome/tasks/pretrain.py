@@ -101,6 +101,7 @@ def run(
     recompute: str,
     init: Path | None,
     tensorboard: bool,
+    cache: Path | None,
     group: Group,
 ) -> None:
     """Train, and write the checkpoint folder `output`: the model, its logs and their figures."""
@@ -115,7 +116,13 @@ def run(
         )
     parameters = sum(p.numel() for p in model.parameters())
     with ExitStack() as stack:
-        corpus = stack.enter_context(Corpus(manifest, settings.window, *(window for window, _ in settings.phases)))
+        if not group.leads:
+            # The first process encodes genomes, the others find them there.
+            group.total([0.0])
+        lengths = [window for window, _ in settings.phases]
+        corpus = stack.enter_context(Corpus(manifest, settings.window, *lengths, cache=None if dry_run else cache))
+        if group.leads:
+            group.total([0.0])
         bases = settings.bases_until(settings.steps)
         log.info("%d parameters; %d genomes; %d steps, %s bp", parameters, len(corpus.names), settings.steps,
                  f"{bases:,}")  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 
 from lrgenome.dna import IdArray, N, reverse_complement
 from lrgenome.errors import ManifestError
-from lrgenome.io.fasta import Fasta
+from lrgenome.io.encoded import open_genome
 from lrgenome.io.manifest import Interval, ManifestEntry, read_manifest, split_intervals
 
 MAX_N_FRACTION = 0.5
@@ -50,24 +50,34 @@ class _Places:
 class _Source:
     """One genome: where training windows fit, by their length, and its validation regions."""
 
-    def __init__(self, entry: ManifestEntry, lengths: Sequence[int]) -> None:
+    def __init__(self, entry: ManifestEntry, lengths: Sequence[int], cache: Path | None) -> None:
         self.entry = entry
-        self.fasta = Fasta(entry.path)
+        self.fasta = open_genome(entry.path, cache)
         splits = split_intervals(entry, self.fasta.contigs)
         self.places = {length: _Places(entry, splits.train, length) for length in lengths}
         self.validation = splits.validation
 
 
 class Corpus:
-    """The genomes of a manifest, as a source of windows of some lengths, the first of them by default."""
+    """The genomes of a manifest, as a source of windows of some lengths, the first of them by default.
 
-    def __init__(self, manifest: str | Path, window: int, *more: int) -> None:
+    Parameters
+    ----------
+    manifest
+        As `read_manifest` reads it.
+    window, more
+        Lengths in bp.
+    cache
+        Folder of encoded genomes; None to read the FASTA files themselves.
+    """
+
+    def __init__(self, manifest: str | Path, window: int, *more: int, cache: Path | None = None) -> None:
         self.window = window
         self.entries = read_manifest(manifest)
         self._sources: list[_Source] = []
         with contextlib.ExitStack() as stack:
             for entry in self.entries:
-                source = _Source(entry, (window, *more))
+                source = _Source(entry, (window, *more), cache)
                 self._sources.append(source)
                 stack.callback(source.fasta.close)
             self._stack = stack.pop_all()
