@@ -1,5 +1,6 @@
 """`lrgenome pretrain`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -111,19 +112,21 @@ def command(
     """
     from lrgenome.cli import logs
 
-    logs.set_up(verbose, quiet, log_file)
+    # Of the processes that torchrun starts, the first one speaks for all.
+    follows = os.environ.get("RANK", "0") != "0"
+    logs.set_up(verbose, quiet or follows, None if follows else log_file)
     from lrgenome.errors import UsageError
     from lrgenome.io.encoded import default_cache
-    from lrgenome.tasks.compute import choose_compute
+    from lrgenome.tasks.compute import choose_compute, share_machine
     from lrgenome.tasks.pretrain import choose_model, run
-    from lrgenome.training.parallel import join, local_device
+    from lrgenome.training.parallel import join
     from lrgenome.training.settings import PretrainSettings, parse_schedule
 
     if schedule is not None and (window != _WINDOW or steps != _STEPS):
         raise UsageError("--schedule takes the place of --window and --steps; got it with one of them")
     if no_cache and cache is not None:
         raise UsageError(f"--cache and --no-cache exclude each other; got --cache {cache}")
-    gpu, threads = local_device(gpu, device, threads)
+    gpu, device, threads = share_machine(gpu, device, threads)
     compute = choose_compute(gpu=gpu, device=device, threads=threads, precision=precision)
     settings = PretrainSettings(
         window=window, batch_size=batch_size, accumulate=accumulate, steps=steps,

@@ -58,10 +58,43 @@ def choose_device(gpu: int | None, device: str | None) -> torch.device:
     return chosen
 
 
+def local_place() -> tuple[int, int]:
+    """Return number and count of this process among those that ``torchrun`` started on this machine; (0, 1) alone."""
+    return int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def share_machine(
+    gpu: int | None, device: str | None, threads: int | None
+) -> tuple[int | None, str | None, int | None]:
+    """Return GPU, device and CPU threads of one of the processes of a machine.
+
+    Each has a GPU of its own, and an equal share of the CPUs.
+
+    Raises
+    ------
+    UsageError
+        If one GPU is named for all of them.
+    """
+    here, count = local_place()
+    if count == 1:
+        return gpu, device, threads
+    if gpu is not None or (device or "").startswith("cuda:"):
+        raise UsageError(f"got {device or f'--gpu {gpu}'} for {count} processes; each takes a GPU of its own, hide "
+                         "others by CUDA_VISIBLE_DEVICES")  # fmt: skip
+    if device in (None, "cuda") and torch.cuda.is_available():
+        gpu, device = here, None
+    return gpu, device, threads or max(1, available_threads() // count)
+
+
+def available_threads() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def choose_threads(threads: int | None) -> int:
     """Give torch and the CPU kernels `threads` threads together; default what this process may use."""
     if threads is None:
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = available_threads()
     set_threads(threads)
     return threads
 

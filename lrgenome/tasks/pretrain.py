@@ -28,12 +28,13 @@ from lrgenome.io.plot import training_curve
 from lrgenome.models.checkpoint import CONFIG_NAME, load_model, save_model
 from lrgenome.models.families import Model, build
 from lrgenome.models.nucleotide_transformer import NucleotideTransformer
-from lrgenome.tasks.compute import Compute, free_memory
+from lrgenome.tasks.compute import Compute, free_memory, local_place
 from lrgenome.tasks.progress import Progress
 from lrgenome.training.data import Corpus
-from lrgenome.training.loop import LOG_NAME, VALIDATION_NAME, fit
+from lrgenome.training.loop import fit
 from lrgenome.training.objective import tokens_of
 from lrgenome.training.parallel import Group
+from lrgenome.training.run_log import LOG_NAME, VALIDATION_NAME
 from lrgenome.training.settings import PretrainSettings
 from lrgenome.training.snapshot import last_step, load_weights, snapshots
 from lrgenome.training.step import choose_recompute, set_precision
@@ -114,6 +115,8 @@ def run(
             f"--batch-size x --accumulate: got {settings.windows_per_step} windows a step, expected at least one for "
             f"each of the {group.size} processes"
         )
+    if settings.repeats and isinstance(model, NucleotideTransformer) and model.config.kmers:
+        raise UsageError("--repeats is of models that read single bases; this one reads 6-mers")
     parameters = sum(p.numel() for p in model.parameters())
     with ExitStack() as stack:
         if not group.leads:
@@ -126,14 +129,17 @@ def run(
         bases = settings.bases_until(settings.steps)
         log.info("%d parameters; %d genomes; %d steps, %s bp", parameters, len(corpus.names), settings.steps,
                  f"{bases:,}")  # fmt: skip
-        if dry_run:
+        if dry_run and group.leads:
             print(f"parameters\t{parameters}\nsteps\t{settings.steps}\nbases\t{bases}")
+        if dry_run:
             return
         with os_error_as_output_error(output):
             output.mkdir(parents=True, exist_ok=True)
         model.to(compute.device)
         set_precision(model, settings)
-        again = choose_recompute(model, settings, recompute, free_memory(compute.device))
+        # Of a machine's memory that is not a GPU's, its processes take equal parts.
+        free = free_memory(compute.device) // (local_place()[1] if compute.device.type == "cpu" else 1)
+        again = choose_recompute(model, settings, recompute, free)
         if not isinstance(model, NucleotideTransformer):
             compile_kernels(model, compute.device, backward=True)
         done = last_step(output) if resume else 0
@@ -155,7 +161,7 @@ def run(
     with os_error_as_output_error(output):
         sha256 = save_model(model, output, {"training": training})
     training_curve(output / LOG_NAME, output / "curve.png")
-    if settings.val_lengths and scores:
+    if settings.val_lengths and (output / VALIDATION_NAME).read_text(encoding="utf-8").count("\n") > 1:
         length_curves(output / VALIDATION_NAME, output / "lengths.png")
     log.info("model: %s, sha256 %s", output, sha256)
     for name, loss in scores.items():

@@ -27,6 +27,10 @@ _SHARED = 32
 """Results that alleles of one region share and that are held, over the number run together."""
 
 
+_SHARED_BYTES = 1 << 29
+"""Bytes of these results, over those of the number run together."""
+
+
 class StrandScores(NamedTuple):
     """Scores of one allele on one strand."""
 
@@ -42,6 +46,11 @@ class _Sums:
     def __init__(self, hidden: Tensor, observed: FloatArray) -> None:
         self._hidden = torch.cumsum(hidden.double(), 0).cpu().numpy()
         self._observed = np.cumsum(observed)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._hidden.nbytes + self._observed.nbytes
 
     def pool(self, spans: Iterable[tuple[int, int]]) -> Sum:
         """Sum over stretches [low, high)."""
@@ -146,7 +155,10 @@ class RegionScorer:
             for row, piece in enumerate(group):
                 part = Chunk(0, hidden.shape[1], hidden)
                 self._references[piece.left, piece.right] = _Sums(hidden[row], self._observed(part, row, piece.ids))
-        while len(self._references) > _SHARED + 2 * self.batch_size:
+        while len(self._references) > 2 * self.batch_size and (
+            len(self._references) > _SHARED + 2 * self.batch_size
+            or sum(sums.nbytes for sums in self._references.values()) > _SHARED_BYTES
+        ):
             self._references.popitem(last=False)
 
     def _reference(self, pieces: Sequence[Piece]) -> Pooled:

@@ -65,9 +65,9 @@ class TileScores(NamedTuple):
 class _Needs(NamedTuple):
     """What an allele needs of the passes over its tile."""
 
-    boundaries: set[int]
+    boundaries: tuple[int, ...]
     """Where states are kept."""
-    spans: set[int]
+    spans: tuple[int, ...]
     """Ends of what is pooled of the reference."""
     other: bool
     """Whether it needs the other strand's pass too."""
@@ -148,7 +148,13 @@ class TileScorer:
                 yield None
             # Neighbours share regions.
             members.sort(key=lambda i: (work[i][0].start, i))
-            needs = {i: self._needs(work[i][0], tile) for i in members}
+            # Alleles of one place and one length need the same.
+            same: dict[tuple[object, ...], _Needs] = {}
+            needs: dict[int, _Needs] = {}
+            for i in members:
+                edit = work[i][0]
+                key = edit.start, len(edit.ref), len(edit.alt), edit.kind, edit.substitution
+                needs[i] = same[key] = same.get(key) or self._needs(edit, tile)
             for part, folder in self._parts(needs, tile):
                 yield from self._run(part, work, tile, folder)
 
@@ -179,7 +185,7 @@ class TileScorer:
 
     # --- passes
     def _lay_out(self, edit: AlleleEdit, tile: Tile, level: int) -> Layout | None:
-        # The larger the region, the less its place matters: all sizes together keep twice the states of the first.
+        # The larger the region, the less its place matters, and the fewer edges there are to keep states at.
         return lay_out(edit, tile, self.region_size << level, self.state_every << level)
 
     def _layouts(self, edit: AlleleEdit, tile: Tile) -> Iterator[Layout]:
@@ -193,9 +199,10 @@ class TileScorer:
         # Of all sizes, since another pass over a tile would cost as much as many alleles.
         layouts = list(self._layouts(edit, tile))
         anchors = {anchor for layout in layouts for piece in layout.pieces() for anchor in (piece.left, piece.right)}
+        spans = {span for layout in layouts for piece in layout.reference for span in placed_spans(piece)}
         return _Needs(
-            {anchor.at for anchor in anchors},
-            {edge for layout in layouts for piece in layout.reference for span in placed_spans(piece) for edge in span},
+            tuple({anchor.at for anchor in anchors}),
+            tuple({edge for span in spans for edge in span}),
             any(anchor.flipped for anchor in anchors),
         )
 
@@ -219,11 +226,11 @@ class TileScorer:
         part: dict[int, _Needs] = {}
         edges: set[int] = set()
         for i, own in needs.items():
-            if part and len(edges | own.boundaries) > most:
+            if part and len(edges.union(own.boundaries)) > most:
                 yield part, where
                 part, edges = {}, set()
             part[i] = own
-            edges |= own.boundaries
+            edges.update(own.boundaries)
         yield part, where
 
     def _pass(self, kept: Boundaries, tile: Tile, strand: int, spans: set[int]) -> PassSums | None:

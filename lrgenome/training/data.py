@@ -95,6 +95,11 @@ class Corpus:
         """Labels of the genomes."""
         return [entry.name for entry in self.entries]
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether any genome has validation regions."""
+        return any(source.validation for source in self._sources)
+
     def fetch(self, window: Window) -> IdArray:
         """Read the bases of a window, (t,) uint8 ids."""
         return self._sources[window.source].fasta.fetch(window.contig, window.start, window.end)

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lrgenome.errors import NumericalError, PeerLostError
-from lrgenome.models.checkpoint import save_model
+from lrgenome.models.checkpoint import WEIGHTS_NAME
 from lrgenome.models.families import Model
 from lrgenome.training.data import Corpus
 from lrgenome.training.optim import build_optimizer
 from lrgenome.training.parallel import ALONE, Group
+from lrgenome.training.run_log import BEST_NAME, RunLog
 from lrgenome.training.settings import PretrainSettings
 from lrgenome.training.snapshot import last_step, load_snapshot, save_snapshot
 from lrgenome.training.step import gradients, set_precision, update
-from lrgenome.training.validation import COLUMNS as VALIDATION_COLUMNS
-from lrgenome.training.validation import Losses, add_rows, mean, validate, windows_by_length
+from lrgenome.training.validation import Losses, validate, windows_by_length
 
 log = logging.getLogger(__name__)
 
-LOG_COLUMNS = ("step", "tokens", "train_loss", "lr", "grad_norm", "bp_per_s", "val_loss")
-LOG_NAME, VALIDATION_NAME, BEST_NAME = "log.tsv", "validation.tsv", "best"
 WATCHED = 100
 """Steps whose mean training loss is watched for divergence."""
 
@@ -109,120 +109,103 @@ def fit(
     optimizer = build_optimizer(
         model, rate=settings.lr, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay
     )
-    identity = {"settings": dataclasses.asdict(settings), "model": model.config.to_json(), "data": corpus.fingerprint()}
+    identity = {"settings": of_weights(settings), "model": model.config.to_json(), "data": corpus.fingerprint()}
     windows = windows_by_length(corpus, settings, model)
-    names = sorted({corpus.names[w.source] for w in windows[settings.window]})
-    columns = LOG_COLUMNS + tuple(f"val_{name}" for name in names)
-    start = load_snapshot(run, model, optimizer, identity) if resume else 0
+    start = load_snapshot(run, model, optimizer, identity, of_weights(PretrainSettings())) if resume else 0
     group.agree(start, f"--resume {run}")
-    rows = read_log(run / LOG_NAME, columns, start)
-    if group.leads:
-        trim_log(run / LOG_NAME, columns, start)
-        trim_log(run / VALIDATION_NAME, VALIDATION_COLUMNS, start)
-    watch = Watch(settings.divergence, (float(row[2]) for row in rows))
-    best = min((float(row[6]) for row in rows if row[6]), default=float("inf"))
     saved = time.monotonic()
     scores: dict[int, Losses] = {}
     # `whole`: weights, optimizer and log all stand at `done` steps.
     done, whole = start, True
-    try:
-        with open(run / LOG_NAME if group.leads else os.devnull, "a", encoding="utf-8") as table:
+    with ExitStack() as stack:
+        record = None
+        if group.leads:
+            names = sorted({corpus.names[w.source] for w in windows[settings.window]})
+            record = stack.enter_context(RunLog(run, settings.window, names, start, board))
+        watch = Watch(settings.divergence, record.losses if record else ())
+        try:
             for step in range(start, settings.steps):
                 began = time.monotonic()
                 model.train()
-                try:
-                    loss, norm = gradients(model, corpus, settings, step, recompute=recompute, group=group)
-                except NumericalError as error:
-                    raise NumericalError(f"{error}; {_weights_before(run, done)}") from error
-                whole = False
-                rate = update(optimizer, settings, step)
-                speed = settings.window_at(step) * settings.windows_per_step / (time.monotonic() - began)
+                loss, norm = gradients(model, corpus, settings, step, recompute=recompute, group=group)
                 last = step + 1 == settings.steps
-                checked: Losses = {}
-                if any(windows.values()) and (last or (step + 1) % settings.val_every == 0):
-                    scores = {length: validate(model, corpus, of, settings, group) for length, of in windows.items()}
-                    checked = scores[settings.window]
-                if group.leads:
-                    if scores and checked:
-                        _say(step + 1, loss, scores)
-                    value = f"{mean(checked.values()):.6g}" if checked else ""
-                    if value and float(value) < best:
-                        best = float(value)
-                        about = {"step": step + 1, "settings": identity["settings"], "validation": checked}
-                        save_model(model, run / BEST_NAME, {"training": about})
-                    row = [
-                        str(step + 1), str(settings.bases_until(step + 1)), f"{loss:.6g}", f"{rate:.6g}",
-                        f"{norm:.6g}", f"{speed:.6g}", value,
-                    ]  # fmt: skip
-                    # A genome whose validation regions are all N has windows but no score.
-                    row += [f"{checked[name]:.6g}" if name in checked else "" for name in names]
-                    if checked or (scores and last):
-                        add_rows(run / VALIDATION_NAME, step + 1, scores)
-                    _write(table, row)
-                    _to_board(board, columns, row)
-                done = step + 1
-                whole = True
+                looks = any(windows.values()) and (last or (step + 1) % settings.val_every == 0)
+                # A validation may take minutes, and is not worth waiting for.
+                with nullcontext() if looks else signals_held_back():
+                    whole = False
+                    rate = update(optimizer, settings, step)
+                    speed = settings.window_at(step) * settings.windows_per_step / (time.monotonic() - began)
+                    checked: dict[int, Losses] = {}
+                    if looks:
+                        checked = {
+                            length: validate(model, corpus, of, settings, group) for length, of in windows.items()
+                        }
+                        scores = checked
+                    if record is not None:
+                        record.add(model, step + 1, settings.bases_until(step + 1), loss, rate, norm, speed, checked,
+                                   {"settings": identity["settings"]})  # fmt: skip
+                    done = step + 1
+                    whole = True
                 if progress is not None:
                     progress.update(1)
                     progress.set_postfix_str(f"loss {loss:.4f}, {speed:,.0f} bp/s")
-                if watch.see(float(f"{loss:.6g}")):
+                if record is not None and watch.see(float(f"{loss:.6g}")):
                     raise NumericalError(
                         f"step {done}: diverged, the mean training loss of {WATCHED} steps is {watch.now:.4f}, it was "
-                        f"{watch.lowest:.4f}; {_weights_before(run, done)}. A lower --lr or a longer --warmup may help"
+                        f"{watch.lowest:.4f} (a lower --lr or a longer --warmup may help)"
                     )
-                if group.leads and (last or time.monotonic() - saved > save_every):
+                if record is not None and (last or time.monotonic() - saved > save_every):
                     save_snapshot(run, model, optimizer, identity, done)
                     saved = time.monotonic()
-    except BaseException as error:
-        # Interrupted, terminated or left alone, not failed: keep what was done since the last snapshot.
-        failed = isinstance(error, Exception) and not isinstance(error, PeerLostError)
-        if group.leads and whole and done > last_step(run) and not failed:
-            save_snapshot(run, model, optimizer, identity, done)
-            log.info("stopped after step %d; snapshot saved", done)
-        raise
+        except NumericalError as error:
+            raise NumericalError(f"{error}; {_weights_before(run, done)}") from error
+        except BaseException as error:
+            # Interrupted, terminated or left alone, not failed: keep what was done since the last snapshot.
+            failed = isinstance(error, Exception) and not isinstance(error, PeerLostError)
+            if record is not None and whole and done > last_step(run) and not failed:
+                with signals_held_back():
+                    save_snapshot(run, model, optimizer, identity, done)
+                    log.info("stopped after step %d; snapshot saved", done)
+            raise
     if not scores and windows[settings.window]:
         return validate(model, corpus, windows[settings.window], settings, group)
     return scores.get(settings.window, {})
 
 
-def _say(step: int, loss: float, scores: dict[int, Losses]) -> None:
-    (window, here), *others = scores.items()
-    text = ", ".join(f"{name} {value:.4f}" for name, value in here.items())
-    text += "".join(f"; at {length:,} bp {mean(of.values()):.4f}" for length, of in others if of)
-    log.info("step %d: train %.4f, validation at %s bp %s", step, loss, f"{window:,}", text)
+def of_weights(settings: PretrainSettings) -> dict[str, Any]:
+    """Return the settings without those that may change when a run is resumed: what is only looked at."""
+    looks = ("divergence", "val_every", "val_windows", "val_lengths")
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in looks}
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until the block ends.
+
+    By other handlers: a mask of this thread would leave them to the other threads of the process.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    before = {
+        number: handler for number in (signal.SIGINT, signal.SIGTERM)
+        if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
+    }  # fmt: skip
+    for number in before:
+        signal.signal(number, lambda number, frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 def _weights_before(run: Path, done: int) -> str:
     """Say which weights of the run may be gone on from."""
-    if (run / BEST_NAME / "model.safetensors").is_file():
+    if (run / BEST_NAME / WEIGHTS_NAME).is_file():
         return f"weights of the lowest validation loss are in {run / BEST_NAME}"
     step = last_step(run)
     return f"the last snapshot is of step {step}" if step else f"no weights were saved in {done} steps"
-
-
-def _write(table: IO[str], row: Sequence[str]) -> None:
-    table.write("\t".join(row) + "\n")
-    table.flush()
-
-
-def _to_board(board: Any, columns: Sequence[str], row: Sequence[str]) -> None:
-    if board is not None:
-        for name, value in zip(columns[1:], row[1:], strict=True):
-            if value:
-                board.add_scalar(name, float(value), int(row[0]))
-
-
-def read_log(path: Path, columns: tuple[str, ...], steps: int) -> list[list[str]]:
-    """Return the whole rows of the first `steps` steps of a log."""
-    if not steps or not path.is_file():
-        return []
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
-    return [row for row in rows if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= steps]
-
-
-def trim_log(path: Path, columns: tuple[str, ...], steps: int) -> None:
-    """Make a log hold the header and the first `steps` steps: what a killed run wrote after its snapshot goes."""
-    kept = [columns, *read_log(path, columns, steps)]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join("\t".join(cells) + "\n" for cells in kept), encoding="utf-8")
-    partial.replace(path)

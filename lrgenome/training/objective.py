@@ -86,8 +86,8 @@ def training_example(
 ) -> tuple[npt.NDArray[np.integer], Masked]:
     """Return what `masked_example` does, for a share `repeats` of windows with a repeat written into them."""
     if repeats and rng.random() < repeats:
-        if isinstance(config, NucleotideTransformerConfig):
-            raise UsageError("--repeats is of models that read single bases; got a nucleotide transformer")
+        if isinstance(config, NucleotideTransformerConfig) and config.kmers:
+            raise UsageError("--repeats is of models that read single bases; this one reads 6-mers")
         written = write_repeat(bases, rng)
         return written.ids, corrupt(written.ids, rng, fraction, written.first)
     return masked_example(config, bases, rng, fraction)

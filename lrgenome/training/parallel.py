@@ -85,27 +85,16 @@ def _add(gradients: list[Tensor]) -> None:
 def _exchange(values: Tensor) -> None:
     try:
         distributed.all_reduce(values)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise PeerLostError(f"another process of this run was lost: {error}") from error
-
-
-def local_device(gpu: int | None, device: str | None, threads: int | None) -> tuple[int | None, int | None]:
-    """Return the GPU and the CPU threads of one of the processes that ``torchrun`` started on this machine.
-
-    Where nothing else was asked for, each has a GPU of its own, and an equal share of the CPUs.
-    """
-    here, count = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if count > 1 and gpu is None and device is None and torch.cuda.is_available():
-        gpu = here
-    if count > 1 and threads is None:
-        threads = max(1, len(os.sched_getaffinity(0)) // count)
-    return gpu, threads
 
 
 @contextlib.contextmanager
 def join(device: torch.device) -> Iterator[Group]:
     """Join the processes that ``torchrun`` started, by NCCL on GPUs and gloo on CPUs; alone where it did not."""
-    if int(os.environ.get("WORLD_SIZE", 1)) < 2:
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) < 2:
         yield Group(device=device)
         return
     if device.type == "cuda":

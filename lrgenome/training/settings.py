@@ -1,4 +1,4 @@
-"""What decides the weights that a training run makes."""
+"""The settings of a training run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parse_schedule(text: str) -> tuple[Phase, ...]:
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """What decides the weights that a run makes, besides model settings and manifest."""
+    """What decides the weights that a run makes, besides model settings and manifest; and what is looked at."""
 
     window: int = 12_000
     """Window length, bp; with `schedule` the longest."""

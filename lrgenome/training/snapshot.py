@@ -86,8 +86,13 @@ def load_weights(run: Path) -> Model:
     return model
 
 
-def load_snapshot(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]) -> int:
+def load_snapshot(
+    run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any],
+    defaults: dict[str, Any] | None = None,
+) -> int:  # fmt: skip
     """Restore the last snapshot into model and optimizer and return its step; 0 where there is none.
+
+    `defaults` are of the settings that a snapshot of an older version does not have.
 
     Raises
     ------
@@ -104,6 +109,8 @@ def load_snapshot(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         tensors = load_file(folder / "state.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"snapshot {folder}: {error}") from error
+    if defaults:
+        saved["settings"] = {**json.loads(json.dumps(defaults)), **saved["settings"]}
     if difference := _first_difference(saved, json.loads(json.dumps(identity))):
         raise UsageError(f"--resume: {folder} was made with other settings: {difference}")
     parameters = dict(model.named_parameters())

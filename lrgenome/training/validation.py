@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,8 +19,6 @@ from lrgenome.training.step import CPU_PASS, batch_loss
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("step", "length", "genome", "loss")
-"""Of the table of validation losses: length in bp, loss in nats per masked base."""
 _STEP = (1 << 39) - 1
 """Step number whose random numbers corrupt the validation windows; no run reaches it."""
 
@@ -50,7 +46,7 @@ def windows_by_length(corpus: Corpus, settings: PretrainSettings, model: Model) 
     for length in lengths:
         count = max(1, round(settings.val_windows * settings.window / length))
         chosen[length] = corpus.validation_windows(count, length)
-        if not chosen[length] and chosen[settings.window]:
+        if not chosen[length] and corpus.has_validation:
             log.warning("no validation region holds a window of %d bp", length)
     return chosen
 
@@ -77,16 +73,3 @@ def validate(
     return {
         name: float(total / count) for name, (total, count) in zip(corpus.names, summed, strict=True) if count
     }
-
-
-def add_rows(path: Path, step: int, losses: Mapping[int, Losses]) -> None:
-    """Add the losses of a step, by length and genome, to the table."""
-    with open(path, "a", encoding="utf-8") as table:
-        for length, of in losses.items():
-            for genome, loss in of.items():
-                table.write(f"{step}\t{length}\t{genome}\t{loss:.6g}\n")
-
-
-def mean(losses: Iterable[float]) -> float:
-    """Return the mean over genomes."""
-    return float(np.mean(list(losses)))

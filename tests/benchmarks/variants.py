@@ -135,6 +135,8 @@ def compare(scorer: TileScorer, work: Work, found: list[TileScores]) -> dict[str
 
 def measure(options: Any) -> dict[str, Any]:
     """Measure; `options` is what `parse` returns."""
+    if options.records == 1:
+        raise ValueError("--records: got 1, expected 0, or 2 and more to tell passes from alleles")
     compute = choose_compute(
         gpu=None, device="cpu", threads=options.threads, precision=options.precision, auto=torch.float32
     )

@@ -56,6 +56,21 @@ def test_an_index_past_the_last_gpu_is_an_error(two_gpus):
         compute.choose_device(2, None)
 
 
+def test_processes_of_a_machine_share_it(two_gpus, monkeypatch):
+    assert compute.share_machine(0, None, None) == (0, None, None)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert compute.share_machine(None, None, None) == (1, None, 4)
+    assert compute.share_machine(None, "cuda", 3) == (1, None, 3)
+    assert compute.share_machine(None, "cpu", 3) == (None, "cpu", 3)
+    for gpu, device in ((0, None), (None, "cuda:1")):
+        with pytest.raises(UsageError, match="for 2 processes; each takes a GPU of its own"):
+            compute.share_machine(gpu, device, None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert compute.share_machine(None, None, None) == (None, None, 4)
+
+
 @pytest.mark.parametrize("name", ["gpu", "mps", "cuda:x", "meta", ""])
 def test_unknown_devices(no_gpu, name):
     with pytest.raises(UsageError, match=r"--device: got .* expected cpu, cuda or cuda:N"):

@@ -231,6 +231,8 @@ def test_no_clobber_keeps_a_model(manifest, tiny_model, tmp_path):
         (["--schedule", "2kbp:5", "--window", "5"], "--schedule takes the place of --window and --steps"),
         (["--val-lengths", "2kbp,far"], "expected a length such as"),
         (["--repeats", "2"], "--repeats: got 2.0, expected a share from 0 to 1"),
+        (["--repeats", "0.1", "--preset", "nt-v2-50m"], "--repeats is of models that read single bases"),
+        (["--cache", "x", "--no-cache"], "--cache and --no-cache exclude each other"),
         (["--divergence", "-1"], "--divergence: got -1.0"),
         (["--device", "abacus"], "--device: got 'abacus'"),
         (["--gpu", "0", "--device", "cpu"], "--gpu and --device exclude each other"),

@@ -1,7 +1,9 @@
 """Windows that grow, validation at several lengths, the best weights, and runs that diverge."""
 
 import csv
+import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from lrgenome.models.checkpoint import load_model
 from lrgenome.models.families import build
 from lrgenome.training import loop, validation
 from lrgenome.training.data import Corpus
-from lrgenome.training.loop import BEST_NAME, VALIDATION_NAME, Watch, fit
+from lrgenome.training.loop import Watch, fit
+from lrgenome.training.run_log import BEST_NAME, VALIDATION_NAME
 from lrgenome.training.settings import parse_schedule
 from lrgenome.training.snapshot import last_step
 from lrgenome.training.validation import validate, windows_by_length
@@ -117,9 +120,57 @@ def test_long_windows_go_through_in_chunks(corpus, monkeypatch):
     model = build(TINY, seed=0)
     windows = corpus.validation_windows(1, 128)
     whole = validate(model, corpus, windows, SETTINGS)
+    chunks, real = [], validation.batch_loss
+    monkeypatch.setattr(validation, "batch_loss", lambda *args: chunks.append(args[-1]) or real(*args))
     monkeypatch.setattr(validation, "CPU_PASS", 64)
     monkeypatch.setattr(validation, "default_chunk", lambda *args: 24)
+    validate(model, corpus, corpus.validation_windows(1, 64), SETTINGS)
+    assert set(chunks) == {0}
+    chunks.clear()
     assert validate(model, corpus, windows, SETTINGS) == pytest.approx(whole, rel=1e-5)
+    assert set(chunks) == {24}
+
+
+def test_other_lengths_are_validated_where_the_training_window_cannot_be(manifest, tmp_path, caplog):
+    with Corpus(manifest, 300) as corpus, caplog.at_level("INFO", logger="lrgenome"):
+        train(corpus, tmp_path, window=300, val_lengths=(32,), steps=6, val_every=2)
+    assert {(step, length) for step, length, _, _ in losses(tmp_path)} == {(2, 32), (4, 32), (6, 32)}
+    assert "no validation region holds a window of 300 bp" in caplog.text and "validation at 32 bp" in caplog.text
+    assert not (tmp_path / BEST_NAME).exists() and table(tmp_path)[-1]["val_loss"] == ""
+
+
+def test_best_weights_of_another_run_or_a_later_step_go(corpus, tmp_path):
+    train(corpus, tmp_path, steps=4, val_every=2)
+    shutil.rmtree(next(tmp_path.glob("snapshot-*")))
+    with pytest.raises(KeyboardInterrupt):
+        train(corpus, tmp_path, steps=4, val_every=9, progress=StopAt(1, KeyboardInterrupt))
+    assert not (tmp_path / BEST_NAME).exists()
+    train(corpus, tmp_path, steps=4, val_every=2, resume=True)
+    assert load_model(tmp_path / BEST_NAME).meta["training"]["step"] in (2, 4)
+
+
+def test_what_is_only_looked_at_may_change_on_the_way(corpus, tmp_path, monkeypatch):
+    whole, changed = tmp_path / "whole", tmp_path / "changed"
+    train(corpus, whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(corpus, changed, progress=StopAt(3, KeyboardInterrupt), divergence=0.0, val_every=1, val_lengths=(16,))
+    train(corpus, changed, resume=True, val_windows=1)
+    assert outcome(changed)[1] == outcome(whole)[1]
+
+
+def test_snapshots_of_before_there_were_schedules_are_gone_on_from(corpus, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(corpus, tmp_path / "old", progress=StopAt(3, KeyboardInterrupt))
+    (saved,) = (tmp_path / "old").glob("snapshot-*/identity.json")
+    identity = json.loads(saved.read_text())
+    for name in ("schedule", "repeats"):
+        del identity["settings"][name]
+    saved.write_text(json.dumps(identity))
+    with pytest.raises(UsageError, match=r"settings\.repeats was 0\.0, is now 0\.5"):
+        train(corpus, tmp_path / "old", resume=True, repeats=0.5)
+    train(corpus, tmp_path / "old", resume=True)
+    train(corpus, tmp_path / "new")
+    assert outcome(tmp_path / "old") == outcome(tmp_path / "new")
 
 
 def test_the_best_weights_are_kept(corpus, tmp_path):

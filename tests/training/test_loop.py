@@ -10,8 +10,9 @@ from lrgenome.errors import MemoryLimitError, NumericalError, UsageError
 from lrgenome.models.hawk import build
 from lrgenome.training import step as step_module
 from lrgenome.training.data import Corpus, sample_rng
-from lrgenome.training.loop import LOG_COLUMNS, fit
+from lrgenome.training.loop import fit
 from lrgenome.training.objective import corrupt
+from lrgenome.training.run_log import LOG_COLUMNS
 from lrgenome.training.settings import PretrainSettings
 from lrgenome.training.snapshot import last_step, snapshots
 from lrgenome.training.step import batch_loss, gradients

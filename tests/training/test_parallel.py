@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from small_runs import SETTINGS, TINY, change
 
 from lrgenome.models.families import build
-from lrgenome.training.parallel import ALONE, Group, local_device
+from lrgenome.training.parallel import ALONE, Group
 from lrgenome.training.snapshot import last_step, snapshots
 from lrgenome.training.step import gradients
 
@@ -81,6 +82,8 @@ def test_two_processes_learn_what_one_does(manifest, tmp_path, alone):
     printed = finish(start(manifest, tmp_path / "two"))
     assert_same(tmp_path / "two", alone)
     assert len(printed.splitlines()) == 2, "more than one process printed the result"
+    counted = finish(start(manifest, tmp_path / "none", "--dry-run"))
+    assert counted.splitlines()[1:] == ["steps\t8", "bases\t2048"]
     assert (tmp_path / "two" / "validation.tsv").read_text().count("\n") == (
         alone / "validation.tsv"
     ).read_text().count("\n")
@@ -102,19 +105,23 @@ def test_a_run_goes_on_with_another_number_of_processes(manifest, tmp_path, alon
     assert_same(out, alone)
 
 
-def test_a_process_that_dies_is_started_again(manifest, tmp_path, alone):
+def test_a_process_that_dies_is_started_again_where_the_run_was(manifest, tmp_path):
     out = tmp_path / "restarted"
-    process = start(manifest, out, "--resume", restarts=1)
+    more = ["--resume", "--steps", "60", "--save-every", "1000", "--val-every", "1000"]
+    process = start(manifest, out, *more, restarts=1)
     patience = time.monotonic() + 120
-    while last_step(out) < 2 and time.monotonic() < patience:
-        time.sleep(0.01)
+    while not (out / "log.tsv").is_file() or len(log(out)) < 3:
+        assert time.monotonic() < patience
+        time.sleep(0.005)
     found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
     os.kill(int(found.stdout.split()[-1]), signal.SIGKILL)
-    assert last_step(out) < 8, "the run was over before the kill"
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0 and "exitcode: -9" in err, err
-    assert "another process of this run was lost" in err
-    assert_same(out, alone)
+    assert "snapshot saved" in err, err
+    (saved,) = re.findall(r"stopped after step (\d+); snapshot saved", err)
+    (resumed,) = re.findall(r"resumed from step (\d+)", err)
+    assert saved == resumed and 3 <= int(saved) < 60
+    assert [int(row["step"]) for row in log(out)] == list(range(1, 61)) and last_step(out) == 60
     assert len(snapshots(out)) == 1
 
 
@@ -159,17 +166,6 @@ def test_shares_are_even_and_cover_everything(count, size):
     assert [i for share in shares for i in share] == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     assert list(ALONE.share(3)) == [0, 1, 2] and ALONE.leads and not Group(1, 2).leads
-
-
-def test_processes_of_a_machine_share_it(monkeypatch):
-    assert local_device(None, None, None) == (None, None)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert local_device(None, None, None) == (1, 4)
-    assert local_device(None, "cpu", 3) == (None, 3)
-    assert local_device(0, None, None) == (0, 4)
 
 
 def test_more_processes_than_windows_are_refused(manifest, tmp_path):

@@ -81,5 +81,5 @@ def test_n_is_copied_and_never_asked_for():
 
 def test_transformers_have_none():
     ids, rng = draw(4)
-    with pytest.raises(UsageError, match="--repeats is of models that read single bases"):
+    with pytest.raises(UsageError, match="--repeats is of models that read single bases; this one reads 6-mers"):
         training_example(PRESETS["nt-v2-50m"], ids, rng, 0.15, 1.0)

@@ -16,7 +16,8 @@ from lrgenome.models.hawk import build
 from lrgenome.ops import jit
 from lrgenome.training import loop
 from lrgenome.training.data import Corpus
-from lrgenome.training.loop import fit, trim_log
+from lrgenome.training.loop import fit
+from lrgenome.training.run_log import trim_log
 from lrgenome.training.snapshot import last_step, snapshots
 
 
