@@ -146,8 +146,8 @@ class TileScorer:
                 members, found = self._wildtype(members, work, tile)
                 yield from found
                 yield None
-            # Neighbours share regions.
-            members.sort(key=lambda i: (work[i][0].start, i))
+            # Neighbours share regions; and as a VCF is sorted, by where records begin, so that rows do not wait.
+            members.sort(key=lambda i: (_position(work[i][0]), i))
             # Alleles of one place and one length need the same.
             same: dict[tuple[object, ...], _Needs] = {}
             needs: dict[int, _Needs] = {}
@@ -331,3 +331,8 @@ class TileScorer:
                 raise NumericalError(f"{label}: the model gave a score that is not a finite number: {llr}")
             found.append((i, TileScores(llr, None, None, None, 0.0)))
         return [i for i in members if not work[i][0].substitution], found
+
+
+def _position(edit: AlleleEdit) -> int:
+    """Return where the record of an allele begins; a duplication is an insertion behind what it doubles."""
+    return edit.start - len(edit.alt) if edit.kind == "DUP" else edit.start

@@ -163,6 +163,16 @@ def test_alleles_do_not_wait_for_slower_ones_far_behind(runner, monkeypatch, fas
     assert [None if one is None else one[0] for one in found] == [1, 0, None, 2, 3, None, 4, None]
 
 
+def test_a_duplication_comes_with_the_records_beside_it(runner, monkeypatch, fasta):
+    monkeypatch.setattr(tiles, "_TOGETHER", 1)
+    (snv,) = plan(fasta, ALLELES["snv"])
+    at = snv[0].start
+    # It is an insertion behind the SNV, of a record before it.
+    long = (event("DUP", at - 20, at + 15), "long")
+    assert long[0].core(CONTEXT) == snv[0].core(CONTEXT) and long[0].start > at
+    assert [one[0] for one in scorer(runner, fasta).score([long, snv]) if one is not None] == [0, 1]
+
+
 @pytest.mark.parametrize(("llr", "pll", "most"), [(-3.0, 40.0, 0.01), (None, 0.0, 0.5), (None, -150.0, 2.0)])
 def test_the_tolerance_of_a_likelihood_grows_with_it(runner, fasta, llr, pll, most):
     made = scorer(runner, fasta, tolerance=0.01)
