@@ -53,8 +53,12 @@ class _Source:
     def __init__(self, entry: ManifestEntry, lengths: Sequence[int], cache: Path | None) -> None:
         self.entry = entry
         self.fasta = open_genome(entry.path, cache)
-        splits = split_intervals(entry, self.fasta.contigs)
-        self.places = {length: _Places(entry, splits.train, length) for length in lengths}
+        try:
+            splits = split_intervals(entry, self.fasta.contigs)
+            self.places = {length: _Places(entry, splits.train, length) for length in lengths}
+        except ManifestError:
+            self.fasta.close()
+            raise
         self.validation = splits.validation
 
 
