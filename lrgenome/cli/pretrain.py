@@ -9,7 +9,10 @@ import typer
 from lrgenome.cli import options as o
 
 _WINDOW, _STEPS = 12_000, 260_417
-_PRESETS = "Shape: hawk-mini, hawk-50m, caduceus-7.7m(-ps), caduceus-50m(-ps) or nt-v2-50m."
+_PRESETS = (
+    "Shape: hawk-mini, hawk-50m, caduceus-mini(-ps), caduceus-7.7m(-ps), caduceus-50m(-ps), transformer-mini or "
+    "nt-v2-50m."
+)
 
 
 def _train(name: str, help: str) -> typer.models.OptionInfo:

@@ -7,6 +7,7 @@ import dataclasses
 from lrgenome.config.caduceus import CADUCEUS, CaduceusConfig
 from lrgenome.config.hawk import HALF_LIFE_LIMIT, HAWK, HawkConfig
 from lrgenome.config.nucleotide_transformer import NUCLEOTIDE_TRANSFORMER, NucleotideTransformerConfig
+from lrgenome.dna import VOCAB_SIZE
 from lrgenome.errors import UsageError
 
 RecurrentConfig = HawkConfig | CaduceusConfig
@@ -24,6 +25,13 @@ PRESETS: dict[str, ModelConfig] = {
     # The embedded default: small enough to score thousands of variants on two CPU cores.
     "hawk-mini": HawkConfig(
         layers=4, width=192, recurrent_width=256, heads=4, mlp_width=576, half_life_max=12_000.0
+    ),
+    # As large as hawk-mini, to compare architectures at an equal number of weights.
+    "caduceus-mini": CaduceusConfig(layers=8, width=192),
+    "caduceus-mini-ps": CaduceusConfig(layers=8, width=192, equivariant=True),
+    # A rotary encoder of single bases; pretrain sets max_tokens to its window.
+    "transformer-mini": NucleotideTransformerConfig(
+        layers=5, width=192, heads=6, mlp_width=512, kmers=False, vocab=VOCAB_SIZE, tied=True, max_tokens=1
     ),
     # Schiff et al. 2024: the published shape (7.73 M parameters), and one of 50.5 M as in the paper's comparison.
     "caduceus-7.7m": CaduceusConfig(layers=16, width=256),
