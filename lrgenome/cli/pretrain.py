@@ -78,6 +78,11 @@ def command(
     repeats: Annotated[
         float, _train("repeats", "Share of windows into which a repeat is written, for the sake of long memory.")
     ] = 0.0,
+    state_init: Annotated[
+        str,
+        _train("state_init", "What half of the windows begin with: zero (nothing), pass (the final state of another "
+                             "window), noise (like final states)."),
+    ] = "zero",
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Log to OUTPUT/tensorboard too.", envvar=o.env("tensorboard"),
                            rich_help_panel=o.OUTPUT)
@@ -134,7 +139,8 @@ def command(
     settings = PretrainSettings(
         window=window, batch_size=batch_size, accumulate=accumulate, steps=steps,
         schedule=parse_schedule(schedule) if schedule is not None else (), warmup=warmup, lr=lr, lr_min=lr_min,
-        weight_decay=weight_decay, clip=clip, mask_fraction=mask_fraction, repeats=repeats, val_every=val_every,
+        weight_decay=weight_decay, clip=clip, mask_fraction=mask_fraction, repeats=repeats, state_init=state_init,
+        val_every=val_every,
         val_windows=val_windows, val_lengths=tuple(map(o.length, val_lengths.split(","))) if val_lengths else (),
         divergence=divergence, seed=seed, chunk=chunk or 0, precision=str(compute.dtype).removeprefix("torch."),
     )  # fmt: skip

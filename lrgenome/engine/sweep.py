@@ -11,7 +11,7 @@ The reverse strand runs in genomic order on complemented bases with the two dire
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -28,6 +28,13 @@ from lrgenome.ops.workspace import Workspace
 
 TRANSFERS = ("exact", "forward", "none")
 """Which states cross chunk edges: both directions', only left to right, neither (the paper's figure is the second)."""
+
+
+EdgeStates = Sequence[tuple[DirectionState, DirectionState]]
+"""Of each block: what the direction to the right has at a window's left edge, and the other at its right edge."""
+
+Ends = dict[tuple[int, bool], DirectionState]
+"""By block (0-based) and direction (true: to the left), the state that has passed the whole window."""
 
 
 class Chunk(NamedTuple):
@@ -57,10 +64,13 @@ class Recorder(Protocol):
 class _Lane:
     """State of one direction of one block as a sweep passes over the chunks."""
 
-    def __init__(self, block: Block, batch: int, device: torch.device, *, carries: bool) -> None:
+    def __init__(
+        self, block: Block, batch: int, device: torch.device, *, carries: bool, start: DirectionState | None
+    ) -> None:
         self._make = lambda: block.initial_state(batch, device)
         self._carries = carries
-        self.state: DirectionState = self._make()
+        self.knows = start is not None
+        self.state: DirectionState = self._make() if start is None else start
 
     def enter(self, *, first: bool) -> DirectionState:
         """Return the state that enters a chunk."""
@@ -87,6 +97,8 @@ def stream(
     keep_prepared: bool = True,
     workspace: Workspace | None = None,
     recorder: Recorder | None = None,
+    start: EdgeStates | None = None,
+    ends: Ends | None = None,
 ) -> Iterator[Chunk]:
     """Run the model over whole windows and yield its output chunk by chunk, left to right.
 
@@ -112,6 +124,10 @@ def stream(
         Scratch buffers to use again.
     recorder
         Receives states at the boundaries that it names; for inference.
+    start
+        States that the window begins with, in the forward strand's sense; default those before anything was seen.
+    ends
+        Receives the states that have passed the whole window, once all chunks were taken.
 
     Yields
     ------
@@ -147,20 +163,25 @@ def stream(
     def wanted(layer: int, reverse: bool, start: int, end: int) -> Saved | None:
         return None if recorder is None else recorder.wanted(layer, reverse, start, end)
 
+    def begun(layer: int, reverse: bool) -> DirectionState | None:
+        return None if start is None else start[layer][int(reverse)]
+
     for sweep in range(count + 1):
         reverse = (count - sweep) % 2 == 1
         weights = int(reverse) ^ strand
         carries = transfer == "exact" or (transfer == "forward" and not reverse)
         old = stack[sweep - 1] if sweep > 0 else None
         new = stack[sweep] if sweep < count else None
-        old_lane = None if old is None else _Lane(old, batch, device, carries=carries)
-        new_lane = None if new is None else _Lane(new, batch, device, carries=carries)
+        old_lane, new_lane = (
+            None if block is None else _Lane(block, batch, device, carries=carries, start=begun(layer, reverse))
+            for layer, block in ((sweep - 1, old), (sweep, new))
+        )
         order = range(len(edges))
         for position, c in enumerate(reversed(order) if reverse else order):
-            start, end = edges[c]
-            shape, first = (batch, end - start), position == 0
+            low, end = edges[c]
+            shape, first = (batch, end - low), position == 0
             if old is None or old_lane is None:
-                x = model.embed(ids[:, start:end])
+                x = model.embed(ids[:, low:end])
             else:
                 x = store.get("x", c)
                 if keep_prepared:
@@ -168,12 +189,13 @@ def stream(
                 else:
                     u = old.prepare(x, ws, scratch_prepared(ws, shape, e, dtype, device))
                 y2, old_lane.state = old.scan(
-                    u, old_lane.enter(first=first), weights=weights, reverse=reverse, reset=first, ws=ws,
-                    out=ws.get("y2", (*shape, e), dtype, device), saved=wanted(sweep - 1, reverse, start, end),
+                    u, old_lane.enter(first=first), weights=weights, reverse=reverse,
+                    reset=first and not old_lane.knows, ws=ws,
+                    out=ws.get("y2", (*shape, e), dtype, device), saved=wanted(sweep - 1, reverse, low, end),
                 )  # fmt: skip
                 x = old.combine(x, u, store.get("y", c), y2, ws)
             if new is None or new_lane is None:
-                yield Chunk(start, end, model.finish(x, norm=count == len(stack)))
+                yield Chunk(low, end, model.finish(x, norm=count == len(stack)))
                 continue
             if sweep == 0:
                 kept = store.buffer("x", c, (*shape, d), model.residual_dtype, device)
@@ -186,13 +208,18 @@ def stream(
                 out = None if branch is None or gate is None else Prepared(branch, gate)
             u = new.prepare(x, ws, out)
             y, new_lane.state = new.scan(
-                u, new_lane.enter(first=first), weights=weights, reverse=reverse, reset=first, ws=ws,
-                out=store.buffer("y", c, (*shape, e), dtype, device), saved=wanted(sweep, reverse, start, end),
+                u, new_lane.enter(first=first), weights=weights, reverse=reverse,
+                reset=first and not new_lane.knows, ws=ws,
+                out=store.buffer("y", c, (*shape, e), dtype, device), saved=wanted(sweep, reverse, low, end),
             )  # fmt: skip
             if keep_prepared:
                 store.put("branch", c, u.branch)
                 store.put("gate", c, u.gate)
             store.put("y", c, y)
+        if ends is not None:
+            for layer, lane in ((sweep - 1, old_lane), (sweep, new_lane)):
+                if lane is not None:
+                    ends[layer, reverse] = lane.state
 
 
 def hidden_states(
@@ -203,38 +230,50 @@ def hidden_states(
     transfer: str = "exact",
     strand: int = FORWARD,
     recompute: bool = False,
+    start: EdgeStates | None = None,
+    ends: Ends | None = None,
 ) -> Tensor:
     """Run windows of token ids (b, t) and return all final hidden states (b, t, d), differentiably.
 
     With `recompute`, the graph keeps only the inputs of blocks, and runs each block again in the backward pass: the
-    same bits for a fraction of the memory and a third more time. It needs windows that are run whole.
+    same bits for a fraction of the memory and a third more time. It needs windows that are run whole. `start` and
+    `ends` are those of `stream`.
     """
     size = ids.shape[1] if chunk is None else chunk
     if recompute and torch.is_grad_enabled():
         if size < ids.shape[1]:
             raise UsageError(f"--recompute: got --chunk {size}, expected 0: blocks are run again on whole windows")
-        return _recomputed(model, ids, strand)
+        return _recomputed(model, ids, strand, start, ends)
     parts = [
         part.hidden if torch.is_grad_enabled() else part.hidden.clone()
-        for part in stream(model, ids, chunk=size, transfer=transfer, strand=strand)
+        for part in stream(model, ids, chunk=size, transfer=transfer, strand=strand, start=start, ends=ends)
     ]
     return torch.cat(parts, 1) if len(parts) != 1 else parts[0]
 
 
-def _recomputed(model: RecurrentModel, ids: Tensor, strand: int) -> Tensor:
+def _recomputed(
+    model: RecurrentModel, ids: Tensor, strand: int, start: EdgeStates | None, ends: Ends | None
+) -> Tensor:
     """Do what `stream` does to one chunk, a block at a time and forgetting what is inside the block."""
     if strand == REVERSE:
         ids = torch.from_numpy(COMPLEMENT).to(ids.device)[ids.long()]
     count, ws = len(model.stack), Workspace(enabled=False)
 
     def run(block: Block, number: int, x: Tensor) -> Tensor:
-        u, start = block.prepare(x, ws), block.initial_state(x.shape[0], x.device)
+        u = block.prepare(x, ws)
+        zero = block.initial_state(x.shape[0], x.device)
+        begun = (zero, zero) if start is None else start[number]
         # In the order of the sweeps, so that sums are the same to the last bit.
         reverse = (count - number) % 2 == 1
-        y1, y2 = (
-            block.scan(u, start, weights=int(back) ^ strand, reverse=back, reset=True, ws=ws)[0]
+        (y1, end1), (y2, end2) = (
+            block.scan(u, begun[int(back)], weights=int(back) ^ strand, reverse=back, reset=start is None, ws=ws)
             for back in (reverse, not reverse)
         )
+        if ends is not None:
+            # Of the backward pass too, which must not hold on to its graph.
+            ends[number, reverse], ends[number, not reverse] = (
+                DirectionState(*(part.detach() for part in end)) for end in (end1, end2)
+            )
         return block.combine(x, u, y1, y2, ws)
 
     x = model.embed(ids)

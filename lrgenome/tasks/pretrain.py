@@ -117,6 +117,8 @@ def run(
         )
     if settings.repeats and isinstance(model, NucleotideTransformer) and model.config.kmers:
         raise UsageError("--repeats is of models that read single bases; this one reads 6-mers")
+    if settings.state_init != "zero" and isinstance(model, NucleotideTransformer):
+        raise UsageError(f"--state-init {settings.state_init} is of recurrent models; a transformer has no state")
     parameters = sum(p.numel() for p in model.parameters())
     with ExitStack() as stack:
         if not group.leads:

@@ -22,6 +22,7 @@ from lrgenome.training.parallel import ALONE, Group
 from lrgenome.training.run_log import BEST_NAME, RunLog
 from lrgenome.training.settings import PretrainSettings
 from lrgenome.training.snapshot import last_step, load_snapshot, save_snapshot
+from lrgenome.training.states import InitialStates
 from lrgenome.training.step import gradients, set_precision, update
 from lrgenome.training.validation import Losses, validate, windows_by_length
 
@@ -111,7 +112,8 @@ def fit(
     )
     identity = {"settings": of_weights(settings), "model": model.config.to_json(), "data": corpus.fingerprint()}
     windows = windows_by_length(corpus, settings, model)
-    start = load_snapshot(run, model, optimizer, identity, of_weights(PretrainSettings())) if resume else 0
+    states = InitialStates(model, settings.state_init, settings.windows_per_step, group)
+    start = load_snapshot(run, model, optimizer, identity, of_weights(PretrainSettings()), states) if resume else 0
     group.agree(start, f"--resume {run}")
     saved = time.monotonic()
     scores: dict[int, Losses] = {}
@@ -127,13 +129,14 @@ def fit(
             for step in range(start, settings.steps):
                 began = time.monotonic()
                 model.train()
-                loss, norm = gradients(model, corpus, settings, step, recompute=recompute, group=group)
+                loss, norm = gradients(model, corpus, settings, step, recompute=recompute, group=group, states=states)
                 last = step + 1 == settings.steps
                 looks = any(windows.values()) and (last or (step + 1) % settings.val_every == 0)
                 # A validation may take minutes, and is not worth waiting for.
                 with nullcontext() if looks else signals_held_back():
                     whole = False
                     rate = update(optimizer, settings, step)
+                    states.advance()
                     speed = settings.window_at(step) * settings.windows_per_step / (time.monotonic() - began)
                     checked: dict[int, Losses] = {}
                     if looks:
@@ -155,7 +158,7 @@ def fit(
                         f"{watch.lowest:.4f} (a lower --lr or a longer --warmup may help)"
                     )
                 if record is not None and (last or time.monotonic() - saved > save_every):
-                    save_snapshot(run, model, optimizer, identity, done)
+                    save_snapshot(run, model, optimizer, identity, done, states)
                     saved = time.monotonic()
         except NumericalError as error:
             raise NumericalError(f"{error}; {_weights_before(run, done)}") from error
@@ -164,7 +167,7 @@ def fit(
             failed = isinstance(error, Exception) and not isinstance(error, PeerLostError)
             if record is not None and whole and done > last_step(run) and not failed:
                 with signals_held_back():
-                    save_snapshot(run, model, optimizer, identity, done)
+                    save_snapshot(run, model, optimizer, identity, done, states)
                     log.info("stopped after step %d; snapshot saved", done)
             raise
     if not scores and windows[settings.window]:

@@ -56,6 +56,14 @@ class Group:
         if total**2 != self.size * squares:
             raise UsageError(f"{what}: process {self.rank} has {value}, others have another; is the folder shared?")
 
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Add up tensors over the processes, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                moved = tensor.to(self.device)
+                _exchange(moved)
+                tensor.copy_(moved)
+
     def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Add up gradients over the processes, in place; a parameter without one counts as zeros."""
         if self.size == 1:

@@ -10,6 +10,7 @@ from itertools import accumulate
 from lrgenome.errors import UsageError
 from lrgenome.glossary import parse_length
 
+STATE_INITS = ("zero", "pass", "noise")
 Phase = tuple[int, int]
 """Window length in bp, and for how many optimizer steps."""
 
@@ -66,6 +67,8 @@ class PretrainSettings:
     """Share of bases that are targets."""
     repeats: float = 0.0
     """Share of windows into which a repeat is written; see `training.repeats`."""
+    state_init: str = "zero"
+    """What windows begin with; see `training.states`."""
     seed: int = 0
     """Of weights, windows and masks."""
     precision: str = "bfloat16"
@@ -101,6 +104,8 @@ class PretrainSettings:
             raise UsageError(f"--mask-fraction: got {self.mask_fraction}, expected between 0 and 1")
         if not 0 <= self.repeats <= 1:
             raise UsageError(f"--repeats: got {self.repeats}, expected a share from 0 to 1")
+        if self.state_init not in STATE_INITS:
+            raise UsageError(f"--state-init: got {self.state_init!r}, expected one of {', '.join(STATE_INITS)}")
         if not 0 <= self.lr_min <= self.lr or not math.isfinite(self.lr):
             raise UsageError(f"--lr: got {self.lr}, expected a finite number of at least --lr-min {self.lr_min}")
         if not 0 <= self.weight_decay < math.inf:

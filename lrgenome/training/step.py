@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lrgenome.engine.memory import graph_bytes
-from lrgenome.engine.sweep import hidden_states
+from lrgenome.engine.sweep import EdgeStates, Ends, hidden_states
 from lrgenome.errors import MemoryLimitError, NumericalError, UsageError
 from lrgenome.models.families import Model
 from lrgenome.models.nucleotide_transformer import NucleotideTransformer
@@ -19,6 +20,7 @@ from lrgenome.training.objective import Masked, masked_losses, tokens_of, traini
 from lrgenome.training.optim import learning_rate
 from lrgenome.training.parallel import ALONE, Group
 from lrgenome.training.settings import PretrainSettings
+from lrgenome.training.states import InitialStates
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +34,13 @@ _MOST = 0.9
 
 
 def batch_loss(
-    model: Model, batch: list[tuple[np.ndarray, Masked]], device: torch.device, chunk: int, *, recompute: bool = False
-) -> Tensor:
-    """Return the (n,) losses at the targets of a batch of (true ids, corrupted window)."""
+    model: Model, batch: Sequence[tuple[np.ndarray, Masked]], device: torch.device, chunk: int, *,
+    recompute: bool = False, start: EdgeStates | None = None, ends: Ends | None = None,
+) -> Tensor:  # fmt: skip
+    """Return the (n,) losses at the targets of a batch of (true ids, corrupted window).
+
+    `start` and `ends` are those of `engine.sweep.stream`.
+    """
     lengths = [len(truth) for truth, _ in batch]
     ids = _stacked([m.ids for _, m in batch]).to(device)
     targets = _stacked([m.targets for _, m in batch]).to(device)
@@ -42,7 +48,7 @@ def batch_loss(
     if isinstance(model, NucleotideTransformer):
         hidden = model.encode(ids, lengths)
         return masked_losses(model.head(hidden[targets]), truth[targets])
-    hidden = hidden_states(model, ids, chunk=chunk or None, recompute=recompute)
+    hidden = hidden_states(model, ids, chunk=chunk or None, recompute=recompute, start=start, ends=ends)
     return masked_losses(model.logits(hidden[targets]), truth[targets])
 
 
@@ -101,33 +107,55 @@ def choose_recompute(model: Model, settings: PretrainSettings, recompute: str, f
 
 def gradients(
     model: Model, corpus: Corpus, settings: PretrainSettings, step: int, *, recompute: bool = False,
-    group: Group = ALONE,
+    group: Group = ALONE, states: InitialStates | None = None,
 ) -> tuple[float, float]:  # fmt: skip
     """Leave the clipped gradients of one step in the model; returns the loss in nats per masked base and their norm.
 
-    Each process takes its share of the step's windows; loss and gradients are of all of them.
+    Each process takes its share of the step's windows; loss and gradients are of all of them. Windows begin as `states`
+    says, which collects how they end.
     """
     device, window = model.embedding.device, settings.window_at(step)
     model.zero_grad(set_to_none=True)
-    examples = []
-    for index in group.share(settings.windows_per_step):
+    states = states or InitialStates(model, "zero", settings.windows_per_step)
+    examples: list[tuple[np.ndarray, Masked]] = []
+    begun: list[Tensor | None] = []
+    mine = group.share(settings.windows_per_step)
+    for index in mine:
         rng = sample_rng(settings.seed, step, index)
         bases = corpus.draw(rng, window)
         examples.append(training_example(model.config, bases, rng, settings.mask_fraction, settings.repeats))
+        begun.append(states.draw(rng, index))
     (count,) = group.total([sum(int(masked.targets.sum()) for _, masked in examples)])
     total, most = 0.0, windows_at_once(settings, device, window)
-    batches = (examples[i : i + settings.batch_size] for i in range(0, len(examples), settings.batch_size))
-    for part in (batch[i : i + most] for batch in batches for i in range(0, len(batch), most)):
+    finals: dict[int, Tensor] = {}
+    for numbers in _parts(begun, settings.batch_size, most):
+        part, rows = [examples[i] for i in numbers], [row for i in numbers if (row := begun[i]) is not None]
+        start = states.start_of(rows) if rows else None
+        ends: Ends | None = None if states.kind == "zero" else {}
         # Divided by the targets of the whole step, so that accumulation equals one large batch.
-        loss = batch_loss(model, part, device, settings.chunk, recompute=recompute).sum() / max(1, count)
+        loss = batch_loss(model, part, device, settings.chunk, recompute=recompute, start=start, ends=ends)
+        loss = loss.sum() / max(1, count)
+        if ends:
+            finals |= {mine[i]: row for i, row in zip(numbers, states.flat_of(ends), strict=True)}
         loss.backward()
         total += loss.item()
     (total,) = group.total([total])
     group.add_gradients(model.parameters())
+    states.collect(finals)
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip))
     if not (math.isfinite(total) and math.isfinite(norm)):
         raise NumericalError(f"step {step + 1}: loss {total}, gradient norm {norm}; expected finite numbers")
     return total, norm
+
+
+def _parts(begun: Sequence[Tensor | None], batch: int, most: int) -> list[list[int]]:
+    """Group windows as they go through the model: of one batch, at most `most`, all with a state or all without."""
+    parts = []
+    for low in range(0, len(begun), batch):
+        numbers = range(low, min(low + batch, len(begun)))
+        for alike in ([i for i in numbers if begun[i] is None], [i for i in numbers if begun[i] is not None]):
+            parts += [alike[i : i + most] for i in range(0, len(alike), most)]
+    return parts
 
 
 def update(optimizer: torch.optim.Optimizer, settings: PretrainSettings, step: int) -> float:

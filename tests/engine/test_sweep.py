@@ -17,10 +17,12 @@ from sweep_reference import (
 )
 
 from lrgenome import dna
+from lrgenome.config import CaduceusConfig
 from lrgenome.engine.store import FileStore, GraphStore, MemoryStore
-from lrgenome.engine.sweep import chunk_edges, stream
+from lrgenome.engine.sweep import chunk_edges, hidden_states, stream
 from lrgenome.errors import UsageError
 from lrgenome.glossary import FORWARD, REVERSE
+from lrgenome.models.caduceus import build as build_caduceus
 from lrgenome.ops import backend, jit
 from lrgenome.ops.workspace import Workspace
 
@@ -259,3 +261,33 @@ def test_what_is_kept_makes_no_difference_to_the_last_bit(dtype):
         for keep in (True, False)
     )
     assert torch.equal(kept, again)
+
+
+@pytest.mark.parametrize("with_graph", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("strand", STRANDS)
+@pytest.mark.parametrize("kind", ["hawk", "caduceus", "caduceus-ps"])
+def test_a_window_between_the_ends_of_its_neighbours_is_the_middle_of_the_whole(kind, strand, recompute, with_graph):
+    model = make(1) if kind == "hawk" else build_caduceus(
+        CaduceusConfig(layers=1, width=8, equivariant=kind == "caduceus-ps"), seed=0
+    ).double().set_compute_dtype(torch.float64)  # fmt: skip
+    if strand == REVERSE and kind == "caduceus-ps":
+        pytest.skip("runs both strands")
+    ids, whole, found = windows(), {}, {}
+    with torch.set_grad_enabled(with_graph):
+        want = hidden_states(model, ids, strand=strand, ends=whole, recompute=recompute)
+        for name, part in {"left": ids[:, :11], "right": ids[:, 25:]}.items():
+            hidden_states(model, part, strand=strand, ends=found.setdefault(name, {}), recompute=recompute)
+        got = hidden_states(
+            model, ids[:, 11:25], strand=strand, recompute=recompute, chunk=14 if recompute else 5,
+            start=[(found["left"][0, False], found["right"][0, True])], ends=(ends := {}),
+        )  # fmt: skip
+        assert furthest(got, want[:, 11:25]) < 1e-12
+        # And on to the window's own ends.
+        zero = model.stack[0].initial_state(3 * model.strands, ids.device)
+        hidden_states(model, ids[:, 25:], strand=strand, start=[(ends[0, False], zero)], ends=(last := {}))
+        hidden_states(model, ids[:, :11], strand=strand, start=[(zero, ends[0, True])], ends=(first := {}))
+    assert furthest(first[0, True].h, whole[0, True].h) < 1e-12
+    assert furthest(last[0, False].h, whole[0, False].h) < 1e-12
+    if recompute and with_graph:
+        assert not any(part.requires_grad for state in whole.values() for part in state)

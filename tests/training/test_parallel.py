@@ -89,6 +89,13 @@ def test_two_processes_learn_what_one_does(manifest, tmp_path, alone):
     ).read_text().count("\n")
 
 
+@pytest.mark.parametrize("kind", ["pass", "noise"])
+def test_initial_states_are_of_all_processes(manifest, tmp_path, kind):
+    finish(start(manifest, tmp_path / "one", "--state-init", kind, processes=1))
+    finish(start(manifest, tmp_path / "two", "--state-init", kind))
+    assert_same(tmp_path / "two", tmp_path / "one")
+
+
 def test_a_run_goes_on_with_another_number_of_processes(manifest, tmp_path, alone):
     out = tmp_path / "changing"
     process = start(manifest, out)
@@ -130,6 +137,9 @@ class Part(Group):
 
     def total(self, values):
         return list(values)
+
+    def add(self, tensors):
+        pass
 
     def add_gradients(self, parameters):
         pass
