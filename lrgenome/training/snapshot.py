@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -17,25 +18,34 @@ from torch import nn
 from lrgenome.config import config_from_json
 from lrgenome.errors import ModelError, OutputError, UsageError
 from lrgenome.models.families import Model, build
-from lrgenome.training.states import InitialStates
 
 log = logging.getLogger(__name__)
 
 _PREFIX = "snapshot-"
 
 
+class Keeper(Protocol):
+    """What else of a run a snapshot keeps."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return it by name."""
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `tensors` returned."""
+
+
 def save_snapshot(
     run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any], step: int,
-    states: InitialStates | None = None,
+    more: Keeper | None = None,
 ) -> None:  # fmt: skip
-    """Write weights, optimizer state and initial states after `step` steps, then drop older snapshots."""
+    """Write weights, optimizer state and what else is kept after `step` steps, then drop older snapshots."""
     tensors = {f"model/{name}": p.detach().contiguous() for name, p in model.named_parameters()}
     names = {id(p): name for name, p in model.named_parameters()}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             tensors[f"optimizer/{names[id(parameter)]}/{key}"] = torch.as_tensor(value).detach().contiguous()
-    if states is not None:
-        tensors |= {f"states/{name}": value for name, value in states.tensors().items()}
+    if more is not None:
+        tensors |= {f"states/{name}": value for name, value in more.tensors().items()}
     final = run / f"{_PREFIX}{step:09d}"
     partial = run / f"{_PREFIX}partial"
     try:
@@ -92,9 +102,9 @@ def load_weights(run: Path) -> Model:
 
 def load_snapshot(
     run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any],
-    defaults: dict[str, Any] | None = None, states: InitialStates | None = None,
+    defaults: dict[str, Any] | None = None, more: Keeper | None = None,
 ) -> int:  # fmt: skip
-    """Restore the last snapshot into model, optimizer and initial states; return its step, 0 where there is none.
+    """Restore the last snapshot into model, optimizer and what else was kept; return its step, 0 where there is none.
 
     `defaults` are of the settings that a snapshot of an older version does not have.
 
@@ -130,8 +140,8 @@ def load_snapshot(
             # Moments live beside their weights; AdamW keeps its step count on the CPU.
             home = value if field == "step" else value.to(parameters[name].device)
             optimizer.state[parameters[name]][field] = home
-    if states is not None:
-        states.restore({
+    if more is not None:
+        more.restore({
             key.removeprefix("states/"): value for key, value in tensors.items() if key.startswith("states/")
         })  # fmt: skip
     log.info("resumed from step %d", saved["step"])
