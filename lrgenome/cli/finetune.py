@@ -176,7 +176,8 @@ def command(
         raise UsageError(f"--hidden: got {hidden!r}, expected widths as 256,128") from None
     settings = FinetuneSettings(
         task=task or "table", train=train, context=context, common=common_rows, max_n=max_n, low=pool_from,
-        high=pool_to, pool=pool, bin_size=stretch, hidden=layers, tissue=tissue_as, distance=distance_feature, strand=strand,
+        high=pool_to, pool=pool, bin_size=stretch, hidden=layers, tissue=tissue_as, distance=distance_feature,
+        strand=strand,
         test=tuple(test or ()), validation=tuple(validation or ()), folds=folds, fold=fold, block=block,
         max_rows=max_rows, leaks="drop" if drop_leaks else "allow" if allow_leaks else "stop", chrom_alias=chrom_alias,
         tune=TuneSettings(

@@ -30,6 +30,10 @@ _SYMBOLIC = re.compile(r"[A-Za-z]*<.*>[A-Za-z]*", re.DOTALL)
 _NOT_A_BASE = re.compile(f"[^{dna.BASES}{dna.BASES.lower()}]")
 
 
+FLANK = 768
+"""Bases on each side of each end of an allele over which embeddings and pseudo-likelihood are taken, bp."""
+
+
 class Allele(NamedTuple):
     """A change of sequence in its minimal form, as `trim` gives it.
 
@@ -118,3 +122,29 @@ def differing_offsets(allele: Allele) -> tuple[int, ...]:
     if not is_substitution(allele):
         raise ValueError(f"got {allele.ref!r} > {allele.alt!r}, expected alleles of one length")
     return tuple(i for i, (old, new) in enumerate(zip(allele.ref, allele.alt, strict=True)) if old != new)
+
+
+def scored_spans(at: int, length: int, total: int) -> tuple[tuple[int, int], ...]:
+    """Say over which positions of a sequence an allele is pooled: itself and its flanks.
+
+    Of an allele longer than two flanks only its first and last `FLANK` bases count: were it all of them, a long one
+    would be compared by how its sequence is, not by what it does to its surroundings.
+
+    Parameters
+    ----------
+    at
+        Where the allele begins in the sequence, 0-based.
+    length
+        Its length there, bp.
+    total
+        Length of the sequence; flanks are cut at its ends.
+
+    Returns
+    -------
+    tuple of (int, int)
+        Half-open spans of positions, in order and disjoint: one, or two for a long allele.
+    """
+    low, high = max(0, at - FLANK), min(total, at + length + FLANK)
+    if length <= 2 * FLANK:
+        return ((low, high),)
+    return (low, at + FLANK), (at + length - FLANK, high)

@@ -38,11 +38,12 @@ from lrgenome.tasks.selection import Regions, parse_regions
 from lrgenome.tasks.splits import Fold, Splits, split_rows
 from lrgenome.training.frozen import LINEAR, compute_features, fit_linear
 from lrgenome.training.labelled import LabelledWindows
-from lrgenome.training.stretches import stretches_of, width_of
+from lrgenome.training.stretches import pools_alleles, stretches_of, width_of
 from lrgenome.training.tuning import (
     Batches,
     TunedModel,
     TuneSettings,
+    Windows,
     fit_rows,
     identity_of,
     positive_weights,
@@ -387,8 +388,10 @@ class Finetuner:
             recompute = graph_bytes(model, tokens, recompute=False) > _GRAPH_SHARE * free_memory(device)
         tuned = TunedModel(model, head, recompute=recompute)
 
-        def inputs(rows: Rows) -> torch.Tensor:
-            return torch.from_numpy(np.stack([self.windows.windows(int(row)) for row in rows])).to(device)
+        def inputs(rows: Rows) -> Windows:
+            ids = torch.from_numpy(np.stack([self.windows.windows(int(row)) for row in rows])).to(device)
+            each = [own for row in rows for own in self.windows.spans(int(row))] if pools_alleles(config) else None
+            return Windows(ids, each)
 
         batches = self._batches(inputs)
         steps = tune.epochs * len(fold.train)

@@ -9,42 +9,13 @@ import numpy as np
 
 from lrgenome.dna import MASK, IdArray, N, encode, reverse_complement
 from lrgenome.errors import AssemblyMismatchError, InputError, UsageError
-from lrgenome.io.alleles import classify, is_substitution, trim
+from lrgenome.io.alleles import FLANK, classify, is_substitution, scored_spans, trim
 from lrgenome.io.fasta import Fasta, resolve_contig
 from lrgenome.io.symbolic import SymbolicEvent, resolve_symbolic
 from lrgenome.io.vcf import VcfRecord
 
-FLANK = 768
-"""Bases on each side of each end of an allele over which embeddings and pseudo-likelihood are taken, bp."""
-
 CHECK_REF = ("warn", "skip", "error")
 _ASSEMBLY_RECORDS = 20
-
-
-def scored_spans(at: int, length: int, total: int) -> tuple[tuple[int, int], ...]:
-    """Say over which positions of a sequence an allele is pooled: itself and its flanks.
-
-    Of an allele longer than two flanks only its first and last `FLANK` bases count: were it all of them, a long one
-    would be compared by how its sequence is, not by what it does to its surroundings.
-
-    Parameters
-    ----------
-    at
-        Where the allele begins in the sequence, 0-based.
-    length
-        Its length there, bp.
-    total
-        Length of the sequence; flanks are cut at its ends.
-
-    Returns
-    -------
-    tuple of (int, int)
-        Half-open spans of positions, in order and disjoint: one, or two for a long allele.
-    """
-    low, high = max(0, at - FLANK), min(total, at + length + FLANK)
-    if length <= 2 * FLANK:
-        return ((low, high),)
-    return (low, at + FLANK), (at + length - FLANK, high)
 
 
 class AlleleWindows(NamedTuple):

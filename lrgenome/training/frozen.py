@@ -19,7 +19,7 @@ from lrgenome.errors import NumericalError, OutputError, UsageError
 from lrgenome.io.atomic import os_error_as_output_error, write_at_once
 from lrgenome.models.heads import Head
 from lrgenome.training.labelled import LabelledWindows
-from lrgenome.training.stretches import streamed_means, stretches_of, width_of
+from lrgenome.training.stretches import pools_alleles, streamed_means, stretches_of, width_of
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,8 @@ def compute_features(
     shape = (len(unique), sides, stretches_of(config, windows.context).number, width_of(runner.model))
     key = {
         "model": model_sha256, "windows": windows.fingerprint(unique), "low": config.low, "high": config.high,
-        "bin_size": config.bin_size, "bins": config.pool == "bins", "strand": config.strand, "shape": list(shape),
+        "bin_size": config.bin_size, "alleles": pools_alleles(config), "bins": config.pool == "bins",
+        "strand": config.strand, "shape": list(shape),
         "precision": str(runner.model.compute_dtype), "transfer": runner.transfer,
         "extension": getattr(runner, "extension", "none"),
     }  # fmt: skip
@@ -88,7 +89,8 @@ def compute_features(
             # Full passes, so that a window's features do not depend on how many others there are.
             padded = [*part, *[part[-1]] * (per_pass - len(part))]
             ids = torch.from_numpy(np.concatenate([windows.windows(int(row)) for row in padded]))
-            means = streamed_means(runner, ids, config).unflatten(0, (per_pass, sides))[: len(part)].numpy()
+            spans = [own for row in padded for own in windows.spans(int(row))] if pools_alleles(config) else None
+            means = streamed_means(runner, ids, config, spans).unflatten(0, (per_pass, sides))[: len(part)].numpy()
             if not np.isfinite(means).all():
                 bad = part[int(np.flatnonzero(~np.isfinite(means).reshape(len(part), -1).all(1))[0])]
                 raise NumericalError(f"hidden states are not finite at {windows.examples.name_of(int(bad))}")

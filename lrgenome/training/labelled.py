@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from lrgenome.dna import IdArray, N, encode, reverse_complement
 from lrgenome.errors import AssemblyMismatchError, InputError
+from lrgenome.io.alleles import Allele, scored_spans, trim
 from lrgenome.io.examples import Examples
 from lrgenome.io.fasta import Fasta, resolve_contig
 
@@ -139,6 +140,22 @@ class LabelledWindows:
         if self.examples.reverse is not None and self.examples.reverse[row]:
             found = [reverse_complement(ids) for ids in found]
         return np.stack(found)
+
+    def spans(self, row: int) -> list[tuple[tuple[int, int], ...]]:
+        """Return what `score-vcf` pools of the windows of ALT and REF: the allele and its flanks, 0-based there.
+
+        Raises
+        ------
+        ValueError
+            If the row is no variant.
+        """
+        e = self.examples
+        if e.alt is None:
+            raise ValueError(f"row {row} is no variant")
+        start = int(e.start[row])
+        allele = Allele(start, "N", "N") if e.ref is None else trim(start, str(e.ref[row]), str(e.alt[row]))
+        at = allele.start - self.span(row)[0]
+        return [scored_spans(at, len(bases), self.context) for bases in (allele.alt, allele.ref)]
 
     def identity(self, row: int) -> tuple[object, ...]:
         """Return what tells the windows of a row from those of others."""

@@ -28,7 +28,7 @@ from lrgenome.models.families import Model
 from lrgenome.models.heads import Extras, Head
 from lrgenome.training.optim import NO_DECAY, learning_rate
 from lrgenome.training.snapshot import last_step, load_snapshot, save_snapshot
-from lrgenome.training.stretches import pooled_states
+from lrgenome.training.stretches import Spans, pooled_states
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +113,15 @@ def label_losses(config: HeadConfig, logits: Tensor, labels: Tensor, weights: Te
     return (loss * weight).flatten(1).sum(1), weight.flatten(1).sum(1)
 
 
+class Windows(NamedTuple):
+    """Windows of rows."""
+
+    ids: Tensor
+    """(b, S, t)"""
+    spans: Spans | None
+    """Of each of b x S windows; None where all are pooled alike."""
+
+
 class TunedModel(nn.Module):
     """A model and a head on it."""
 
@@ -121,20 +130,22 @@ class TunedModel(nn.Module):
         self.trunk, self.head = trunk, head
         self._chunk, self._recompute = chunk, recompute
 
-    def forward(self, ids: Tensor, extras: Extras) -> Tensor:
-        """Make logits of the windows (b, S, t) of rows."""
+    def forward(self, windows: Windows, extras: Extras) -> Tensor:
+        """Make logits of the windows of rows."""
+        ids, spans = windows
         b, sides, t = ids.shape
         pooled = pooled_states(
-            self.trunk, ids.reshape(b * sides, t), self.head.config, chunk=self._chunk, recompute=self._recompute
-        )
+            self.trunk, ids.reshape(b * sides, t), self.head.config, spans, chunk=self._chunk,
+            recompute=self._recompute,
+        )  # fmt: skip
         return self.head(pooled.unflatten(0, (b, sides)), extras)
 
 
 class Batches(NamedTuple):
     """Where the rows of a fold come from."""
 
-    inputs: Callable[[Rows], Tensor]
-    """Features (b, S, K, d) or windows (b, S, t) of rows, on the device."""
+    inputs: Callable[[Rows], Tensor | Windows]
+    """Features (b, S, K, d) or windows of rows, on the device."""
     extras: Callable[[Rows], Extras]
     labels: Callable[[Rows], Tensor]
     name_of: Callable[[int], str]
@@ -374,6 +385,7 @@ __all__ = [
     "Batches",
     "TuneSettings",
     "TunedModel",
+    "Windows",
     "fit_rows",
     "identity_of",
     "label_losses",
