@@ -98,6 +98,11 @@ def command(
                      "(wildtype), which gives no other score.", envvar=o.env("llr"), rich_help_panel=o.MODEL,
                      show_default="masked"),
     ] = None,
+    tissue: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a fine-tuned model that knows tissues: predict for this one; may be given again.",
+                     envvar=o.env("tissue"), rich_help_panel=o.MODEL),
+    ] = None,
     region_size: Annotated[
         int | None,
         typer.Option(parser=o.length, metavar="LENGTH", help="Bases run for each allele.", show_default="1,792",
@@ -148,6 +153,7 @@ def command(
 
     from lrgenome.errors import UsageError
     from lrgenome.tasks import score_vcf as task
+    from lrgenome.tasks.readout import readout_of
     from lrgenome.tasks.saturation import Saturation
     from lrgenome.tasks.setup import ready
 
@@ -189,4 +195,8 @@ def command(
     with runner:
         settings = task.choose_scoring(settings, runner, exact_windows=exact_windows, only_tiles=list(given))
         batch = task.default_batch_size(batch_size, runner.device, context, tiles=settings.tiles)
-        task.run(variants, fasta, loaded, runner, settings, target, batch_size=batch, tmpdir=tmpdir, dry_run=dry_run)
+        readout = readout_of(loaded.head, tissues=tissue or (), strands=strand, halves=loaded.model.strands)
+        task.run(
+            variants, fasta, loaded, runner, settings, target, batch_size=batch, tmpdir=tmpdir, dry_run=dry_run,
+            readout=readout,
+        )  # fmt: skip

@@ -60,7 +60,9 @@ _INFO_LINES = (
     '##INFO=<ID=LRG_STATUS,Number=A,Type=String,Description="Whether and how the allele was scored; values '
     f'joined by &, of {" ".join(STATUSES)}">',
 )
-_OURS = re.compile(r"##INFO=<ID=(LRG_LLR|LRG_STATUS)[,>]|##lrgenome=")
+_OURS = re.compile(r"##INFO=<ID=LRG_\w+[,>]|##lrgenome=")
+_EXTRA_FIELD = len(KEY_COLUMNS) + len(SCORE_COLUMNS)
+"""First of the columns of a fine-tuned head; STATUS is behind them."""
 
 
 def check_score_suffix(path: str | Path, write_index: bool = False) -> str:
@@ -201,6 +203,10 @@ def _tsv_lines(journal: Path, header: bool, drop_tool: bool) -> Iterator[bytes]:
 def _vcf_header(meta: Iterable[str], columns: str, journal: Path, no_version: bool) -> Iterator[bytes]:
     lines = [line for line in meta if not _OURS.match(line)]
     lines += _INFO_LINES
+    lines += [
+        f'##INFO=<ID=LRG_{name},Number=A,Type=Float,Description="What the fine-tuned head predicts of the allele">'
+        for name in _extra_columns(journal)
+    ]
     if not no_version:
         settings = [line.decode("utf-8", "surrogateescape").rstrip("\n") for line in _header(journal)][:-1]
         settings.remove(VERSION_LINE)
@@ -211,14 +217,20 @@ def _vcf_header(meta: Iterable[str], columns: str, journal: Path, no_version: bo
         yield to_bytes(line + "\n")
 
 
+def _extra_columns(journal: Path) -> list[str]:
+    """Return the names of the columns of a fine-tuned head."""
+    return list(_header(journal))[-1].decode().rstrip("\n").split("\t")[_EXTRA_FIELD:-1]
+
+
 def _vcf_lines(journal: Path, records: Iterator[VcfRecord]) -> Iterator[bytes]:
-    width = list(_header(journal))[-1].count(b"\t") + 1
+    width, extra = list(_header(journal))[-1].count(b"\t") + 1, _extra_columns(journal)
     for record, rows in pair_rows(_rows(journal), records, width, journal):
         cells = [row.decode("utf-8", "surrogateescape").rstrip("\n").split("\t") for row in rows]
         if len(cells) < len(row_keys(record)):
             raise OutputError(f"{journal}: got not all rows for line {record.line_number} of the input")
         entries = {
             "LRG_LLR": ",".join(row[_LLR_FIELD] for row in cells),
+            **{f"LRG_{name}": ",".join(row[_EXTRA_FIELD + i] for row in cells) for i, name in enumerate(extra)},
             "LRG_STATUS": ",".join(row[-1] for row in cells),
         }
         yield to_bytes(with_info(record.line, entries) + "\n")

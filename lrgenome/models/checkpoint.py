@@ -19,10 +19,10 @@ from lrgenome.config import ModelConfig, config_from_json
 from lrgenome.errors import ModelError, OutputError, UsageError
 from lrgenome.models import published
 from lrgenome.models.families import Model, build
+from lrgenome.models.heads import CONFIG_NAME, HEAD_NAME, Head, load_head
 
 FORMAT = "lrgenome-model"
 FORMAT_VERSION = 1
-CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 DEFAULT_MODEL = "hawk-mini"
 
@@ -37,6 +37,8 @@ class LoadedModel(NamedTuple):
     """Of the weights file and the settings."""
     meta: dict[str, Any]
     """What the checkpoint says of its making (``training`` and the like)."""
+    head: Head | None = None
+    """Of a fine-tuned model."""
 
 
 def embedded_folder() -> Path:
@@ -80,12 +82,13 @@ def save_model(model: Model, folder: str | os.PathLike[str], meta: dict[str, Any
 
 
 def fingerprint(folder: str | os.PathLike[str]) -> str:
-    """Return the sha256 (hex) of the settings' ``model`` object followed by the weights file."""
+    """Return the sha256 (hex) of the settings' ``model`` object, the weights, and a head's weights if there is one."""
     folder = Path(folder)
     digest = hashlib.sha256(json.dumps(_read_settings(folder)["model"], sort_keys=True).encode())
-    with open(folder / WEIGHTS_NAME, "rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
+    for name in (WEIGHTS_NAME, *([HEAD_NAME] if (folder / HEAD_NAME).is_file() else [])):
+        with open(folder / name, "rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -111,7 +114,8 @@ def load_model(folder: str | os.PathLike[str] | None = None) -> LoadedModel:
         raise ModelError(f"model {path / CONFIG_NAME}: {error}") from error
     tensors = _read_tensors(path / WEIGHTS_NAME, config_limit=config)
     model = _filled(config, tensors)
-    return LoadedModel(model, DEFAULT_MODEL if embedded else path.resolve().name, fingerprint(path), settings)
+    name = DEFAULT_MODEL if embedded else path.resolve().name
+    return LoadedModel(model, name, fingerprint(path), settings, load_head(path))
 
 
 def _filled(config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> Model:

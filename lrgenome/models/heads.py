@@ -20,9 +20,10 @@ from torch.nn.functional import linear, one_hot, softplus
 
 from lrgenome.config.head import HeadConfig, head_from_json
 from lrgenome.errors import ModelError, UsageError
-from lrgenome.models.checkpoint import CONFIG_NAME
 from lrgenome.models.stack import normal
 
+CONFIG_NAME = "config.json"
+"""Settings of a checkpoint folder, of its model and of its head."""
 HEAD_NAME = "head.safetensors"
 _LOG_SCALE = 1e5
 """A distance of so many bp comes in as about 1."""
@@ -75,7 +76,7 @@ class Head(nn.Module):
     def inputs_of(self, pooled: Tensor, extras: Extras) -> Tensor:
         """Return what the first layer reads, (b, 1 or K, i)."""
         config = self.config
-        x = (pooled.float().permute(0, 2, 1, 3).flatten(2) - self.mean) * self.scale
+        x = (pooled.to(self.mean.dtype).permute(0, 2, 1, 3).flatten(2) - self.mean) * self.scale
         if config.pool == "attention":
             x = (x * (x @ self.query).softmax(1)[..., None]).sum(1, keepdim=True)
         elif config.pool == "mean":
@@ -84,14 +85,14 @@ class Head(nn.Module):
         if config.tissue != "none":
             assert extras.tissue is not None
             if config.tissue == "index":
-                more.append(extras.tissue[:, None].float())
+                more.append(extras.tissue[:, None].to(x.dtype))
             elif config.tissue == "onehot":
-                more.append(one_hot(extras.tissue, len(config.tissues)).float())
+                more.append(one_hot(extras.tissue, len(config.tissues)).to(x.dtype))
             else:
                 more.append(self.tissue_embedding[extras.tissue])
         if config.distance:
             assert extras.distance is not None
-            known = torch.nan_to_num(extras.distance, nan=_LOG_SCALE)
+            known = torch.nan_to_num(extras.distance, nan=_LOG_SCALE).to(x.dtype)
             more.append(torch.log1p(known)[:, None] / float(np.log1p(_LOG_SCALE)))
         if more:
             x = torch.cat([x, torch.cat(more, 1)[:, None].expand(-1, x.shape[1], -1)], -1)

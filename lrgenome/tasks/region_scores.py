@@ -38,6 +38,8 @@ class StrandScores(NamedTuple):
     """(4,) LLR (0 where there is none), cosine distance, L2 distance, PLL difference."""
     change: float
     """Of LLR, or of PLL difference where there is no LLR, when what leaves the region comes back."""
+    means: FloatArray
+    """(2, w) mean hidden states of ALT and REF."""
 
 
 class _Sums:
@@ -106,7 +108,7 @@ class RegionScorer:
             ref = self._reference(layout.reference)
             change = llrs[1] - llrs[0] if edit.substitution else echoed[i].log_likelihood - plain[i].log_likelihood
             values = llrs[0], *distances(ref.mean, plain[i].mean), plain[i].log_likelihood - ref.log_likelihood
-            found.append(StrandScores(np.array(values), abs(change)))
+            found.append(StrandScores(np.array(values), abs(change), np.stack([plain[i].mean, ref.mean])))
         return found
 
     # --- what is run

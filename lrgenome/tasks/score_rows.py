@@ -17,6 +17,7 @@ from lrgenome.io.fasta import Fasta
 from lrgenome.io.scores import ScoreRow, format_rows
 from lrgenome.io.vcf import VcfRecord
 from lrgenome.tasks.progress import Progress
+from lrgenome.tasks.readout import Readout
 from lrgenome.tasks.scoring import STRANDS, Scores, WindowScorer
 from lrgenome.tasks.tiles import TileScorer, TileScores
 from lrgenome.tasks.variants import AlleleEdit, AllelePlan, VariantPlanner
@@ -100,22 +101,26 @@ Rows = Callable[["Selected", int, VariantPlanner, "Account"], Iterator[str]]
 
 
 
-def make_rows(runner: AnyRunner, reference: Fasta, settings: ScoreSettings, batch_size: int) -> Rows:
+def make_rows(
+    runner: AnyRunner, reference: Fasta, settings: ScoreSettings, batch_size: int, readout: Readout | None = None
+) -> Rows:
     """Return what scores records and yields their rows; the memory that it needs is asked for."""
+    width = 0 if readout is None else len(readout.columns)
     longest = max(reference.contigs.values())
     if not settings.tiles:
         runner.plan(batch_size, min(settings.context, longest))
-        scorer = WindowScorer(runner, strand=settings.strand, batch_size=batch_size)
-        return lambda selected, done, planner, account: _rows(selected, done, planner, scorer, account)
+        scorer = WindowScorer(runner, strand=settings.strand, batch_size=batch_size, readout=readout)
+        return lambda selected, done, planner, account: _rows(selected, done, planner, scorer, account, width)
     if not isinstance(runner, Runner) or runner.transfer != "exact":
         raise UsageError("boundary states are of recurrent models and --transfer exact; choose --exact-windows")
     runner.plan(1, min(2 * settings.context, longest))
     tiles = TileScorer(
         runner, reference, settings.context, strand=settings.strand, region_size=settings.region_size,
         state_every=settings.state_every, tolerance=settings.tolerance, llr=settings.llr, batch_size=batch_size,
+        readout=readout,
     )  # fmt: skip
     check = Verification(tiles, settings.verify, settings.seed)
-    return lambda selected, done, planner, account: _tile_rows(selected, done, planner, tiles, account, check)
+    return lambda selected, done, planner, account: _tile_rows(selected, done, planner, tiles, account, check, width)
 
 
 def _tile_blocks(
@@ -140,8 +145,9 @@ def _tile_blocks(
 
 
 def _tile_rows(
-    selected: Selected, done: int, planner: VariantPlanner, scorer: TileScorer, account: Account, check: Verification
-) -> Iterator[str]:
+    selected: Selected, done: int, planner: VariantPlanner, scorer: TileScorer, account: Account, check: Verification,
+    width: int,
+) -> Iterator[str]:  # fmt: skip
     """Yield the table rows of the records after the first `done`, as soon as all rows before them are there."""
     said: set[str] = set()
     with Progress("score-vcf", selected.total, "records", done=done) as progress:
@@ -167,7 +173,7 @@ def _tile_rows(
                 # Where a pass over a tile ends, whatever is ready goes out.
                 if last - given >= _BLOCK_RECORDS or (found is None and last > given):
                     used = ready[given - 1] if given else 0
-                    yield _tile_text(block[given:last], iter(scores[used:]), planner, said, account)
+                    yield _tile_text(block[given:last], iter(scores[used:]), planner, said, account, width)
                     progress.update(last - given)
                     given = last
     check.report()
@@ -175,8 +181,9 @@ def _tile_rows(
 
 def _tile_text(
     block: list[tuple[VcfRecord, list[AllelePlan]]], scores: Iterator[TileScores | None], planner: VariantPlanner,
-    said: set[str], account: Account,
+    said: set[str], account: Account, width: int,
 ) -> str:  # fmt: skip
+    """Write the rows of a block of records; `width` is the number of extra columns."""
     texts = []
     for record, alleles in block:
         _say_contig(record.chrom, planner, said)
@@ -184,14 +191,14 @@ def _tile_text(
         rows = []
         for plan in alleles:
             found = next(scores) if plan.edit is not None else None
-            llr, cosine, l2, pll, error = found or (None,) * 5
-            rows.append(ScoreRow(llr, cosine, l2, pll, error, plan.status))
+            llr, cosine, l2, pll, error, extra = found or (None, None, None, None, None, ())
+            rows.append(ScoreRow(llr, cosine, l2, pll, error, plan.status, extra or (None,) * width))
         texts.append(format_rows(record, rows))
     return "".join(texts)
 
 
 def _rows(
-    selected: Selected, done: int, planner: VariantPlanner, scorer: WindowScorer, account: Account
+    selected: Selected, done: int, planner: VariantPlanner, scorer: WindowScorer, account: Account, width: int
 ) -> Iterator[str]:
     """Yield the table rows of the records after the first `done`, a block of records at a time."""
     size = max(1, min(_BLOCK_RECORDS, _BLOCK_BASES // planner.context))
@@ -211,16 +218,16 @@ def _rows(
             for record, alleles in zip(block, plans, strict=True):
                 _say_contig(record.chrom, planner, said)
                 account.add(alleles)
-                rows = [_row(plan, next(scores) if plan.windows is not None else None) for plan in alleles]
+                rows = [_row(plan, next(scores) if plan.windows is not None else None, width) for plan in alleles]
                 texts.append(format_rows(record, rows))
             yield "".join(texts)
             progress.update(len(block))
 
 
-def _row(plan: AllelePlan, scores: Scores | None) -> ScoreRow:
+def _row(plan: AllelePlan, scores: Scores | None, width: int) -> ScoreRow:
     if scores is None:
-        return ScoreRow(None, None, None, None, None, plan.status)
-    return ScoreRow(scores.llr, scores.dist_cos, scores.dist_l2, scores.pll_diff, None, plan.status)
+        return ScoreRow(None, None, None, None, None, plan.status, (None,) * width)
+    return ScoreRow(scores.llr, scores.dist_cos, scores.dist_l2, scores.pll_diff, None, plan.status, scores.extra)
 
 
 def _say_contig(name: str, planner: VariantPlanner, said: set[str]) -> None:

@@ -33,6 +33,7 @@ from lrgenome.io.scores import (
 )
 from lrgenome.io.vcf import RecordSource, VariantSource, VcfRecord, open_variants, to_bytes
 from lrgenome.models.checkpoint import LoadedModel
+from lrgenome.tasks.readout import Readout
 from lrgenome.tasks.saturation import Saturation, with_pictures
 from lrgenome.tasks.score_rows import Account, Rows, ScoreSettings, Selected, make_rows
 from lrgenome.tasks.scoring import STRANDS
@@ -121,6 +122,7 @@ def run(
     batch_size: int,
     tmpdir: Path | None,
     dry_run: bool,
+    readout: Readout | None = None,
 ) -> dict[str, int]:
     """Score a VCF and write the output; returns the counts of statuses.
 
@@ -140,6 +142,8 @@ def run(
         Folder for spooled input.
     dry_run
         Print counts and expected time to standard output instead.
+    readout
+        Of a fine-tuned head, whose columns are added.
 
     Raises
     ------
@@ -177,14 +181,17 @@ def run(
         )
         regions = read_regions(list(settings.regions), settings.regions_file, reference.contigs, table)
         selected = select(source, planner, regions, shard)
-        rows = make_rows(runner, reference, settings, batch_size)
+        rows = make_rows(runner, reference, settings, batch_size, readout)
         if dry_run:
             return _dry_run(selected, planner, runner, settings, batch_size)
         if isinstance(vcf, Saturation):
             how = "" if settings.llr == "masked" else f", {settings.llr}"
             caption = f"{loaded.name}, context {format_length(settings.context)}{how}"
             rows = with_pictures(rows, vcf, made, reference, partial_path(output.path), caption)
-        header = header_text(_metadata(loaded, runner, settings, reference), no_version=output.no_version)
+        header = header_text(
+            _metadata(loaded, runner, settings, reference), () if readout is None else readout.columns,
+            no_version=output.no_version,
+        )  # fmt: skip
         with_header = output.header == "always" or (output.header == "auto" and shard[0] == 1)
         account = Account()
         if output.path == "-" or piped:

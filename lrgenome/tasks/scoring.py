@@ -16,12 +16,14 @@ from lrgenome.engine.sweep import Chunk
 from lrgenome.errors import NumericalError
 from lrgenome.glossary import FORWARD, REVERSE
 from lrgenome.tasks.pooling import Pooled, distances
+from lrgenome.tasks.readout import Readout
 from lrgenome.tasks.variants import AlleleWindows
 
 STRANDS = {"both": (FORWARD, REVERSE), "forward": (FORWARD,)}
 
 Result = TypeVar("Result")
 Spans = tuple[tuple[int, int], ...]
+FloatArray = npt.NDArray[np.float64]
 
 
 class Scores(NamedTuple):
@@ -31,6 +33,8 @@ class Scores(NamedTuple):
     dist_cos: float
     dist_l2: float
     pll_diff: float
+    extra: tuple[float, ...] = ()
+    """What the readout says."""
 
 
 class _Job(NamedTuple):
@@ -53,14 +57,19 @@ class WindowScorer:
     batch_size
         Windows of one length at a time. Batches are always full (the last window is repeated), so that a
         window's result does not depend on how many others there are.
+    readout
+        Of a fine-tuned head.
     """
 
-    def __init__(self, runner: AnyRunner, *, strand: str, batch_size: int) -> None:
-        self.runner, self.strands, self.batch_size = runner, STRANDS[strand], batch_size
+    def __init__(
+        self, runner: AnyRunner, *, strand: str, batch_size: int, readout: Readout | None = None
+    ) -> None:
+        self.runner, self.strands, self.batch_size, self.readout = runner, STRANDS[strand], batch_size, readout
 
     def score(self, alleles: Sequence[tuple[AlleleWindows, str]]) -> list[Scores]:
         """Score alleles, given with a label for errors, in order."""
         totals = [np.zeros(4) for _ in alleles]
+        means: list[list[FloatArray]] = [[] for _ in alleles]
         for strand in self.strands:
             jobs: dict[Hashable, _Job] = {}
             for windows, _ in alleles:
@@ -69,16 +78,18 @@ class WindowScorer:
             results = dict(zip(jobs, self._run(list(jobs.values()), strand), strict=True))
             for i, (windows, label) in enumerate(alleles):
                 with np.errstate(invalid="ignore", over="ignore"):
-                    one = _combine(windows, results, strand)
+                    one, pooled = _combine(windows, results, strand)
                 if not np.isfinite(one).all():
                     raise NumericalError(f"{label}: the model gave scores that are not finite numbers: {one.tolist()}")
                 totals[i] += one
+                means[i].append(pooled)
         return [
             Scores(
                 float(total[0]) / len(self.strands) if windows.masked is not None else None,
                 *(float(value) / len(self.strands) for value in total[1:]),
+                extra=() if self.readout is None else self.readout.read(own),
             )
-            for total, (windows, _) in zip(totals, alleles, strict=True)
+            for total, own, (windows, _) in zip(totals, means, alleles, strict=True)
         ]
 
     def _run(self, jobs: list[_Job], strand: int) -> list[Any]:
@@ -181,8 +192,10 @@ def _span_reader(
     return take, lambda: Pooled(np.asarray(total[0]) / max(1, count), total[1])
 
 
-def _combine(windows: AlleleWindows, results: dict[Hashable, Any], strand: int) -> npt.NDArray[np.float64]:
-    """Return (LLR, cosine distance, L2 distance, PLL difference) of one strand."""
+def _combine(
+    windows: AlleleWindows, results: dict[Hashable, Any], strand: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return (LLR, cosine distance, L2 distance, PLL difference), and means (2, w) of ALT and REF, of one strand."""
     jobs = _jobs(windows)
     ref, alt = results[jobs[0][0]], results[jobs[1][0]]
     llr = 0.0
@@ -193,7 +206,8 @@ def _combine(windows: AlleleWindows, results: dict[Hashable, Any], strand: int) 
             refs, alts = COMPLEMENT[refs], COMPLEMENT[alts]
         which = np.arange(len(refs))
         llr = float((log_p[which, alts] - log_p[which, refs]).sum())
-    return np.array([llr, *distances(ref.mean, alt.mean), alt.log_likelihood - ref.log_likelihood])
+    values = np.array([llr, *distances(ref.mean, alt.mean), alt.log_likelihood - ref.log_likelihood])
+    return values, np.stack([alt.mean, ref.mean])
 
 
 __all__ = ["STRANDS", "Scores", "WindowScorer", "distances"]

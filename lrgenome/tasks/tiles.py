@@ -22,10 +22,11 @@ from lrgenome.engine.boundary_states import Boundaries, boundary_bytes
 from lrgenome.engine.runner import Runner
 from lrgenome.errors import MemoryLimitError, NumericalError, UsageError
 from lrgenome.glossary import FORWARD, REVERSE
+from lrgenome.io import alleles
 from lrgenome.io.fasta import Fasta
 from lrgenome.ops.workspace import Workspace
-from lrgenome.tasks import variants
 from lrgenome.tasks.pass_sums import PassSums
+from lrgenome.tasks.readout import Readout
 from lrgenome.tasks.region_scores import RegionScorer, StrandScores, group_by_shape, placed_spans, shape
 from lrgenome.tasks.regions import Layout, Tile, lay_out
 from lrgenome.tasks.scoring import STRANDS, WindowScorer
@@ -60,6 +61,8 @@ class TileScores(NamedTuple):
     dist_l2: float | None
     pll_diff: float | None
     err_est: float
+    extra: tuple[float, ...] = ()
+    """What the readout says."""
 
 
 class _Needs(NamedTuple):
@@ -98,19 +101,21 @@ class TileScorer:
         nothing is masked, and then substitutions have no other score.
     batch_size
         Regions of one length that are run together.
+    readout
+        Of a fine-tuned head.
     """
 
     def __init__(
         self, runner: Runner, fasta: Fasta, context: int, *,
         strand: str, region_size: int, state_every: int, tolerance: float | None = None, llr: str = "masked",
-        batch_size: int = 1,
+        batch_size: int = 1, readout: Readout | None = None,
     ) -> None:  # fmt: skip
         if state_every < 1:
             raise UsageError(f"--state-every: got {state_every}, expected at least 1")
-        if region_size < 2 * variants.FLANK + 2 * state_every:
+        if region_size < 2 * alleles.FLANK + 2 * state_every:
             raise UsageError(
-                f"--region-size: got {region_size}, expected at least {2 * variants.FLANK + 2 * state_every}: the "
-                f"allele's {variants.FLANK} bp flanks, and {state_every} bp beyond them"
+                f"--region-size: got {region_size}, expected at least {2 * alleles.FLANK + 2 * state_every}: the "
+                f"allele's {alleles.FLANK} bp flanks, and {state_every} bp beyond them"
             )
         if tolerance is not None and not tolerance > 0:
             raise UsageError(f"--tolerance: got {tolerance}, expected more than 0")
@@ -118,7 +123,7 @@ class TileScorer:
             raise UsageError(f"--llr: got {llr!r}, expected one of {', '.join(LLRS)}")
         self.runner, self.fasta, self.context = runner, fasta, context
         self.strand, self.strands, self.llr, self.batch_size = strand, STRANDS[strand], llr, batch_size
-        self.region_size, self.state_every = region_size, state_every
+        self.region_size, self.state_every, self.readout = region_size, state_every, readout
         self.tolerance = tolerance or default_tolerance(runner.model.compute_dtype)
         self._workspace = Workspace()
         self._tile: Tile | None = None
@@ -163,12 +168,12 @@ class TileScorer:
         if not work:
             return
         tile = self.tile(work[0][0])
-        scorer = WindowScorer(self.runner, strand=self.strand, batch_size=1)
+        scorer = WindowScorer(self.runner, strand=self.strand, batch_size=1, readout=self.readout)
         # Those that are scored together share what is run of the reference.
         size = max(1, _EXACT_BASES // len(tile.ids))
         for low in range(0, len(work), size):
             windows = [(self._whole(edit, tile), label) for edit, label in work[low : low + size]]
-            yield from (TileScores(*scores, err_est=0.0) for scores in scorer.score(windows))
+            yield from (TileScores(*scores[:4], 0.0, scores.extra) for scores in scorer.score(windows))
 
     @staticmethod
     def _whole(edit: AlleleEdit, tile: Tile) -> AlleleWindows:
@@ -311,7 +316,8 @@ class TileScorer:
         if not np.isfinite([*mean, change]).all():
             raise NumericalError(f"{label}: the model gave scores that are not finite numbers: {mean.tolist()}")
         llr, cosine, l2, pll = (float(value) for value in mean)
-        return TileScores(llr if edit.substitution else None, cosine, l2, pll, SAFETY * change)
+        extra = () if self.readout is None else self.readout.read([one.means for one in found])
+        return TileScores(llr if edit.substitution else None, cosine, l2, pll, SAFETY * change, extra)
 
     # --- wildtype
     def _wildtype(

@@ -18,9 +18,10 @@ from lrgenome.errors import (
     SkippedRecordsError,
     UsageError,
 )
+from lrgenome.io import alleles
 from lrgenome.io.scores import read_scores
 from lrgenome.io.vcf import open_variants
-from lrgenome.tasks import score_rows, variants
+from lrgenome.tasks import score_rows
 from lrgenome.tasks.score_vcf import ScoreOutput, ScoreSettings, default_batch_size, find_fasta, run
 from lrgenome.tasks.scoring import Scores
 
@@ -32,7 +33,7 @@ HEADER = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
 
 @pytest.fixture(autouse=True)
 def short_flank(monkeypatch):
-    monkeypatch.setattr(variants, "FLANK", FLANK)
+    monkeypatch.setattr(alleles, "FLANK", FLANK)
 
 
 @pytest.fixture
