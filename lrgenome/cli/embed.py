@@ -54,9 +54,9 @@ def command(
                      envvar=o.env("context"), rich_help_panel=o.MODEL),
     ] = "100kbp",  # type: ignore[assignment]
     layer: Annotated[
-        int | None,
-        typer.Option(help="Take the output of this block, 1-based; default the last, after the final norm.",
-                     envvar=o.env("layer"), rich_help_panel=o.MODEL),
+        str | None,
+        typer.Option(help="Take the output of this block, 1-based; default the last, after the final norm. head: what "
+                     "a fine-tuned head of intervals predicts.", envvar=o.env("layer"), rich_help_panel=o.MODEL),
     ] = None,
     strand: Annotated[
         str,
@@ -81,11 +81,15 @@ def command(
     from lrgenome.cli import logs
 
     logs.set_up(verbose, quiet, log_file)
+    from lrgenome.errors import UsageError
     from lrgenome.tasks import embed as task
     from lrgenome.tasks.setup import ready
 
+    if layer is not None and layer != "head" and not layer.isdigit():
+        raise UsageError(f"--layer: got {layer!r}, expected the number of a block, or head")
     settings = task.EmbedSettings(
-        context=context, bin_size=bin_size, layer=layer, pool=pool, strand=strand, bed=bed, chrom_alias=chrom_alias,
+        context=context, bin_size=bin_size, layer=int(layer) if layer not in (None, "head") else None,
+        head=layer == "head", pool=pool, strand=strand, bed=bed, chrom_alias=chrom_alias,
         regions=tuple(regions or ()), regions_file=regions_file, shard=shard,
     )  # fmt: skip
     loaded, runner = ready(

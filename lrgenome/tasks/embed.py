@@ -30,6 +30,7 @@ from lrgenome.io.fasta import Fasta, format_region, read_alias_table, resolve_co
 from lrgenome.io.hdf5 import EmbeddingWriter, expected_bytes
 from lrgenome.models.checkpoint import LoadedModel
 from lrgenome.tasks.progress import Progress
+from lrgenome.tasks.readout import IntervalReadout
 from lrgenome.tasks.score_vcf import measure_rate
 from lrgenome.tasks.selection import Regions, parse_shard, read_regions, shard_range
 
@@ -51,6 +52,8 @@ class EmbedSettings:
     """Length of a bin, bp."""
     layer: int | None = None
     """Block whose output is taken, 1-based; None is the last, after the final norm."""
+    head: bool = False
+    """Predictions of the model's fine-tuned head in place of hidden states."""
     pool: str = "mean"
     """mean over each row's bases, or none (intervals of one length)."""
     strand: str = "forward"
@@ -69,6 +72,9 @@ class EmbedSettings:
             raise UsageError(f"--pool: got {self.pool!r}, expected mean or none")
         if self.pool == "none" and self.bed is None:
             raise UsageError("--pool none needs --bed with intervals of one length")
+
+        if self.head and self.pool != "mean":
+            raise UsageError(f"--layer head: got --pool {self.pool}, expected mean")
 
     @property
     def core(self) -> int:
@@ -178,12 +184,14 @@ def _bed_rows(fasta: Fasta, settings: EmbedSettings, alias: dict[str, str] | str
 class Embedder:
     """Computes rows core by core."""
 
-    def __init__(self, fasta: Fasta, runner: AnyRunner, settings: EmbedSettings) -> None:
-        self.fasta, self.runner, self.settings = fasta, runner, settings
+    def __init__(
+        self, fasta: Fasta, runner: AnyRunner, settings: EmbedSettings, readout: IntervalReadout | None = None
+    ) -> None:
+        self.fasta, self.runner, self.settings, self.readout = fasta, runner, settings, readout
         self.width = runner.model.hidden_width()
 
     def embed(self, rows: list[Row], progress: Progress | None = None) -> npt.NDArray[np.float64]:
-        """Return (n, d) means, or (n, L, d) states for ``pool none``, of rows that lie anywhere."""
+        """Return (n, d) means of rows anywhere, or (n, L, d) states for ``pool none``, or predictions (n, m)."""
         flat = self.settings.pool == "none"
         length = rows[0].end - rows[0].start if rows else 0
         out = np.zeros((len(rows), length, self.width) if flat else (len(rows), self.width))
@@ -207,7 +215,7 @@ class Embedder:
             raise NumericalError(
                 f"the model gave hidden states that are not finite numbers at {format_region(*row[:3])}"
             )
-        return out
+        return out if self.readout is None else self.readout.read(out)
 
     def _run_core(
         self, contig: str, number: int, strand: int, rows: list[Row], members: list[int],
@@ -289,7 +297,8 @@ def run(
         table = alias if alias in ("auto", "none") else read_alias_table(alias)
         source = find_rows(fasta, settings, table)
         low, high = shard_range(source.total, parse_shard(settings.shard))
-        total, width = high - low, runner.model.hidden_width()
+        readout = IntervalReadout(loaded.head, settings.strand, loaded.model.strands) if settings.head else None
+        total, width = high - low, runner.model.hidden_width() if readout is None else len(readout.columns)
         if total == 0:
             raise UsageError(f"--shard: got {settings.shard}, but there are only {source.total} rows")
         first = next(source.rows(settings.bin_size, low, high))
@@ -307,23 +316,26 @@ def run(
         names = max((len(r.name.encode()) for r in source.bed or ()), default=1) or 1
         writer = EmbeddingWriter(
             output, width=width, rows=total, length=length, dtype=dtype, compression=compression,
-            attrs=_attributes(loaded, runner, settings, fasta, no_version) | {"rows": source.fingerprint(low, high)},
+            attrs={
+                **_attributes(loaded, runner, settings, fasta, no_version), "rows": source.fingerprint(low, high),
+                **({} if readout is None else {"layer": "head", "outputs": "\t".join(readout.columns)}),
+            },
             contigs=fasta.contigs, resume=resume,
             name_width=names,
         )  # fmt: skip
         with writer:
-            _write(writer, source, fasta, runner, settings, low, high)
+            _write(writer, source, fasta, runner, settings, low, high, readout)
     return total
 
 
 def _write(
     writer: EmbeddingWriter, source: RowSource, fasta: Fasta, runner: AnyRunner, settings: EmbedSettings,
-    low: int, high: int,
+    low: int, high: int, readout: IntervalReadout | None,
 ) -> None:  # fmt: skip
     done = writer.rows_done
     if done:
         log.info("resumed after %d of %d rows", done, high - low)
-    embedder = Embedder(fasta, runner, settings)
+    embedder = Embedder(fasta, runner, settings, readout)
     bases = sum(row.end - row.start for row in source.rows(settings.bin_size, low + done, high))
     mark = _STRAND_MARK[settings.strand]
     with Progress("embed", bases, "bp", scale=True) as progress:

@@ -75,8 +75,7 @@ class Readout:
         pooled = torch.from_numpy(chosen)[None, :, None]
         found: list[float] = []
         with torch.no_grad():
-            for tissue in self._tissues or [None]:
-                extras = Extras(None if tissue is None else torch.tensor([tissue]))
+            for extras in [Extras(torch.tensor([tissue])) for tissue in self._tissues] or [Extras()]:
                 found += self._head.predictions(self._head(pooled, extras))[0].tolist()
         return tuple(found)
 
@@ -90,3 +89,41 @@ def readout_of(head: Head | None, *, tissues: Sequence[str], strands: str, halve
             log.info("the model's head is of intervals: it adds no columns")
         return None
     return Readout(head, tissues=tissues, strands=strands, halves=halves)
+
+
+class IntervalReadout:
+    """Predictions from the means of intervals or bins.
+
+    Parameters
+    ----------
+    head
+        Of intervals, reading one mean.
+    strand
+        Strand setting of the means.
+    halves
+        Strands that run side by side in the model, whose states are added up.
+
+    Raises
+    ------
+    UsageError
+        If there is no such head, or it was trained on both strands and the means are of one.
+    """
+
+    def __init__(self, head: Head | None, strand: str, halves: int) -> None:
+        if head is None:
+            raise UsageError("--layer head: the model has no head; `lrgenome finetune` makes one")
+        config = head.config
+        if config.variants or config.pool != "mean" or config.tissue != "none" or config.distance:
+            raise UsageError("--layer head: the model's head is not one that reads the mean of an interval alone")
+        if config.strand == "both" and strand != "both":
+            raise UsageError(f"--layer head: got --strand {strand}, the head was trained on both")
+        self._head, self._halves = head.double(), halves
+        self.columns = config.outputs
+
+    def read(self, means: FloatArray) -> FloatArray:
+        """Predict (n, m) from means (n, w)."""
+        if self._halves == 2:
+            means = means[:, : means.shape[1] // 2] + means[:, means.shape[1] // 2 :]
+        with torch.no_grad():
+            found = self._head.predictions(self._head(torch.from_numpy(means)[:, None, None], Extras()))
+        return np.asarray(found.numpy(), dtype=np.float64)

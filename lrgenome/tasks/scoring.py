@@ -83,14 +83,12 @@ class WindowScorer:
                     raise NumericalError(f"{label}: the model gave scores that are not finite numbers: {one.tolist()}")
                 totals[i] += one
                 means[i].append(pooled)
-        return [
-            Scores(
-                float(total[0]) / len(self.strands) if windows.masked is not None else None,
-                *(float(value) / len(self.strands) for value in total[1:]),
-                extra=() if self.readout is None else self.readout.read(own),
-            )
-            for total, own, (windows, _) in zip(totals, means, alleles, strict=True)
-        ]
+        scores = []
+        for total, own, (windows, _) in zip(totals, means, alleles, strict=True):
+            llr, cosine, l2, pll = (float(value) / len(self.strands) for value in total)
+            extra = () if self.readout is None else self.readout.read(own)
+            scores.append(Scores(llr if windows.masked is not None else None, cosine, l2, pll, extra))
+        return scores
 
     def _run(self, jobs: list[_Job], strand: int) -> list[Any]:
         results: list[Any] = [None] * len(jobs)

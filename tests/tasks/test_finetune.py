@@ -450,3 +450,28 @@ def test_a_head_of_intervals_adds_no_columns(benchmark, tiny_model, tmp_path):
     result = CliRunner().invoke(app, ["score-vcf", str(vcf), "-f", str(benchmark.fasta), "-m", str(tmp_path / "tuned"),
                                       "--device", "cpu", "-t", "1", "-q", "-o", str(tmp_path / "o.tsv")])  # fmt: skip
     assert result.exit_code == 0 and "\tERR_EST\tSTATUS\n" in (tmp_path / "o.tsv").read_text()
+
+
+def test_embed_gives_predictions_of_a_head_of_intervals(benchmark, tiny_model, tmp_path):
+    from lrgenome.io.hdf5 import read_embeddings
+
+    # Pooled from the first base to the last, as bins are.
+    finetune(benchmark, tmp_path / "tuned", "promoter", "--benchmark", benchmark.folder, "-m", tiny_model, "--context",
+             "2000", "--train", "logistic", "--fold", "1", "--pool-from", "-100", "--pool-to", "100")  # fmt: skip
+    rows = predictions(tmp_path / "tuned")
+    bed = tmp_path / "rows.bed"
+    bed.write_text("".join(f"{row['contig']}\t{row['start']}\t{row['end']}\n" for row in rows))
+    command = ["embed", str(benchmark.fasta), "--bed", str(bed), "-m", str(tmp_path / "tuned"), "--layer", "head", "-o",
+               str(tmp_path / "e.h5"), "--device", "cpu", "-t", "1", "-q", "--context", "12kbp", "--precision",
+               "float32"]  # fmt: skip
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    with read_embeddings(tmp_path / "e.h5") as found:
+        assert found.attrs["layer"] == "head" and found.attrs["outputs"] == "label"
+        got = np.asarray(found.embeddings[:])[:, 0]
+    assert got.shape == (len(rows),) and ((got >= 0) & (got <= 1)).all()
+    # Windows end elsewhere, so they differ a little, and the head of a random model is steep.
+    said = [float(row["model"]) for row in rows]
+    assert np.abs(got - said).mean() < 0.03 and np.corrcoef(got, said)[0, 1] > 0.98
+    result = CliRunner().invoke(app, [*command[:4], "--layer", "head", "-o", str(tmp_path / "f.h5")])
+    assert result.exit_code == 2 and "the model has no head" in " ".join(result.output.split())
