@@ -457,7 +457,7 @@ def test_embed_gives_predictions_of_a_head_of_intervals(benchmark, tiny_model, t
 
     # Pooled from the first base to the last, as bins are.
     finetune(benchmark, tmp_path / "tuned", "promoter", "--benchmark", benchmark.folder, "-m", tiny_model, "--context",
-             "2000", "--train", "logistic", "--fold", "1", "--pool-from", "-100", "--pool-to", "100")  # fmt: skip
+             "6000", "--train", "logistic", "--fold", "1", "--pool-from", "-100", "--pool-to", "100")  # fmt: skip
     rows = predictions(tmp_path / "tuned")
     bed = tmp_path / "rows.bed"
     bed.write_text("".join(f"{row['contig']}\t{row['start']}\t{row['end']}\n" for row in rows))
@@ -470,8 +470,7 @@ def test_embed_gives_predictions_of_a_head_of_intervals(benchmark, tiny_model, t
         assert found.attrs["layer"] == "head" and found.attrs["outputs"] == "label"
         got = np.asarray(found.embeddings[:])[:, 0]
     assert got.shape == (len(rows),) and ((got >= 0) & (got <= 1)).all()
-    # Windows end elsewhere, so they differ a little, and the head of a random model is steep.
-    said = [float(row["model"]) for row in rows]
-    assert np.abs(got - said).mean() < 0.03 and np.corrcoef(got, said)[0, 1] > 0.98
+    # Windows end elsewhere, so they differ a little.
+    assert np.abs(got - [float(row["model"]) for row in rows]).max() < 0.02
     result = CliRunner().invoke(app, [*command[:4], "--layer", "head", "-o", str(tmp_path / "f.h5")])
     assert result.exit_code == 2 and "the model has no head" in " ".join(result.output.split())
