@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from lrgenome import __version__
-from lrgenome.cli import data, embed, finetune, pretrain, score_vcf
+from lrgenome.cli import data, embed, extrapolate, finetune, pretrain, score_vcf
 from lrgenome.cli.signals import STOPS, stops
 from lrgenome.errors import (
     DeviceError,
@@ -120,6 +120,7 @@ def root(
 
 app.command("pretrain")(guard(pretrain.command))
 app.command("finetune")(guard(finetune.command))
+app.command("extrapolate")(guard(extrapolate.command))
 app.command("embed")(guard(embed.command))
 app.command("score-vcf")(guard(score_vcf.command))
 _data = typer.Typer(help="List, fetch and verify the files of a manifest.", no_args_is_help=True)

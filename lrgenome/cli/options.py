@@ -82,8 +82,9 @@ Model = Annotated[
 ]  # fmt: skip
 LengthExtension = Annotated[
     str,
-    typer.Option(help="Of transformers, for windows longer than those trained on: none, pi (position interpolation), "
-                 "ntk, yarn or self-extend.", envvar=env("length_extension"), rich_help_panel=MODEL),
+    typer.Option(help="Of transformers, for windows longer than those trained on: none (refuse), plain (positions "
+                 "as they are), pi (position interpolation), ntk, yarn or self-extend.",
+                 envvar=env("length_extension"), rich_help_panel=MODEL),
 ]  # fmt: skip
 
 # --- Compute

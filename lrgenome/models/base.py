@@ -68,6 +68,9 @@ class Block(Protocol):
         `saved` receives states at boundaries inside the chunk; it is for inference.
         """
 
+    def decay_rates(self, u: Prepared, *, weights: int, reverse: bool) -> Tensor:
+        """Return -log a, what a state loses at each position of a window: (b, t, e) or (b, t, e, n) float32."""
+
     def combine(self, x: Tensor, u: Prepared, y1: Tensor, y2: Tensor, ws: Workspace) -> Tensor:
         """Join both scans; returns the next block's input (b, t, d), in the memory of `x` where it may."""
 

@@ -17,6 +17,7 @@ from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from lrgenome.config import CaduceusConfig
 from lrgenome.dna import COMPLEMENT
@@ -133,6 +134,20 @@ class CaduceusBlock(nn.Module):
             v, dt, -torch.exp(own.a_log), made[..., r : r + n], made[..., r + n :], own.skip, own.dt_bias, state.h,
             reverse=reverse, out=out, record=None if saved is None else Record(saved.at, saved.h),
         )  # fmt: skip
+
+    def decay_rates(self, u: Prepared, *, weights: int, reverse: bool) -> Tensor:
+        """Return -log a at each position of a window, (b, t, e, n) float32: what a state loses there, one direction.
+
+        Of an equivariant model the first strand's.
+        """
+        own = cast(Direction, self.directions[weights])
+        branch = u.branch[: u.branch.shape[0] // 2] if self.config.equivariant else u.branch
+        b, t, e = branch.shape
+        halo = self.initial_state(b, branch.device).halo
+        v = conv(branch, own.conv_weight, own.conv_bias, halo, reverse=reverse, silu=True)
+        made = linear(v.reshape(b * t, e), own.x_weight, None)
+        dt = linear(made[:, : self.config.dt_rank].contiguous(), own.dt_weight, None).view(b, t, e).float()
+        return softplus(dt + own.dt_bias)[..., None] * torch.exp(own.a_log)
 
     def combine(self, x: Tensor, u: Prepared, y1: Tensor, y2: Tensor, ws: Workspace) -> Tensor:
         """Gate, out-projection, residual; see `models.base.Block`."""

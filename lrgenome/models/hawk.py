@@ -22,6 +22,7 @@ from lrgenome.ops.linear import linear, per_head
 from lrgenome.ops.norm import add_rms_norm, rms_norm
 from lrgenome.ops.record import Record, halos_at
 from lrgenome.ops.rglru import rglru
+from lrgenome.ops.rglru.naive import split_gates
 from lrgenome.ops.workspace import Workspace
 
 RING = (0.9, 0.999)
@@ -114,6 +115,15 @@ class HawkBlock(nn.Module):
         if saved is not None:
             saved.halo.copy_(halos_at(u.branch, state.halo, saved.at, reverse=reverse))
         return y, DirectionState(h, next_halo(u.branch, state.halo, reverse=reverse))
+
+    def decay_rates(self, u: Prepared, *, weights: int, reverse: bool) -> Tensor:
+        """Return -log a at each position of a window, (b, t, e) float32: what a state loses there, one direction."""
+        own = cast(Direction, self.directions[weights])
+        b, t, e = u.branch.shape
+        halo = self.initial_state(b, u.branch.device).halo
+        v = conv(u.branch, own.conv_weight, own.conv_bias, halo, reverse=reverse)
+        _, opened = split_gates(per_head(v.reshape(b * t, e), own.gate_weight), own.gate_bias, b, t)
+        return DECAY_SCALE * softplus(own.a_param) * torch.sigmoid(opened)
 
     def combine(self, x: Tensor, u: Prepared, y1: Tensor, y2: Tensor, ws: Workspace) -> Tensor:
         """Gate, out-projection, residual, MLP, residual; see `models.base.Block`."""

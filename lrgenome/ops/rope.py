@@ -3,6 +3,7 @@
 A head's pair of channels (c, c + w/2) turns by ``position * base^(-2c/w)``. The schemes, for a length of L tokens
 where L_train were seen in training, s = L / L_train; none does anything where L <= L_train:
 
+* ``plain``: positions as they are, at angles that training never saw.
 * ``pi``: position interpolation, m becomes m / s (Chen et al. 2023).
 * ``ntk``: the base becomes base * s^(w/(w-2)): slow channels are interpolated, fast ones left alone.
 * ``yarn``: interpolated below 1 turn in L_train, left alone above 32, a ramp between, and both cosine and sine times
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from lrgenome.errors import UsageError
 
-EXTENSIONS = ("none", "pi", "ntk", "yarn", "self-extend")
+EXTENSIONS = ("none", "plain", "pi", "ntk", "yarn", "self-extend")
 BASE = 10_000.0
 BETA_FAST, BETA_SLOW = 32.0, 1.0
 

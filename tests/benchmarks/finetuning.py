@@ -1,7 +1,7 @@
 """Fine-tuning on real labels: regulatory intervals of human chr20, ClinVar, and saturation mutagenesis.
 
-Makes tables of the files of a data folder and runs ``lrgenome finetune`` on each, once a head, then prints the tables of
-docs/finetuning.md. What is there already is not run again.
+Makes tables of the files of a data folder and runs ``lrgenome finetune`` on each, once a head, then prints the tables
+of docs/finetuning.md. What is there already is not run again.
 
     python tests/benchmarks/finetuning.py --data DIR -o OUT [--model FOLDER] [--only clinvar] [--threads 2]
 """
@@ -124,8 +124,11 @@ def main() -> None:
     print("| task | head | metric | model | composition | difference |\n|---|---|---|---|---|---|")
     features = ["--cache", args.output / "features"]
     if "regulatory" in only:
-        sets = {"enhancer": ("human_enhancers_ensembl", "positive"), "open chromatin": ("human_ocr_ensembl", "positive"),
-                "promoter": ("human_ensembl_regulatory", "promoter")}  # fmt: skip
+        sets = {
+            "enhancer": ("human_enhancers_ensembl", "positive"),
+            "open chromatin": ("human_ocr_ensembl", "positive"),
+            "promoter": ("human_ensembl_regulatory", "promoter"),
+        }
         for task, (dataset, positive) in sets.items():
             short = task.split()[0]
             table = write(args.output / f"{short}.tsv", ("CHROM", "START", "END", "label"),

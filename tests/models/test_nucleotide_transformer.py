@@ -164,6 +164,8 @@ def test_extensions_differ_beyond_the_trained_length_only():
         assert_close(other, outputs[0][0], 1e-13, EXTENSIONS[a])
     for a in range(len(EXTENSIONS)):
         for b in range(a):
+            if {EXTENSIONS[a], EXTENSIONS[b]} == {"none", "plain"}:
+                continue
             assert (outputs[1][a] - outputs[1][b]).abs().max() > 1e-5, (EXTENSIONS[a], EXTENSIONS[b])
 
 
