@@ -98,6 +98,10 @@ def command(
     pool: Annotated[
         str | None, _head("pool", "mean of what is pooled, or attention over stretches of it; default the task's.")
     ] = None,
+    alleles: Annotated[
+        str, _head("alleles", "Of variants: both, ALT and REF side by side as in the benchmark; or difference, ALT "
+                              "less REF, and its absolute values.")
+    ] = "both",
     pool_from: Annotated[int | None, _head("pool-from", "First base that is pooled, from the window's centre.")] = None,
     pool_to: Annotated[int | None, _head("pool-to", "One past the last.")] = None,
     stretch: Annotated[
@@ -176,8 +180,8 @@ def command(
         raise UsageError(f"--hidden: got {hidden!r}, expected widths as 256,128") from None
     settings = FinetuneSettings(
         task=task or "table", train=train, context=context, common=common_rows, max_n=max_n, low=pool_from,
-        high=pool_to, pool=pool, bin_size=stretch, hidden=layers, tissue=tissue_as, distance=distance_feature,
-        strand=strand,
+        high=pool_to, pool=pool, alleles=alleles, bin_size=stretch, hidden=layers, tissue=tissue_as,
+        distance=distance_feature, strand=strand,
         test=tuple(test or ()), validation=tuple(validation or ()), folds=folds, fold=fold, block=block,
         max_rows=max_rows, leaks="drop" if drop_leaks else "allow" if allow_leaks else "stop", chrom_alias=chrom_alias,
         tune=TuneSettings(

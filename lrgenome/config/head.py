@@ -9,6 +9,7 @@ from typing import Any
 from lrgenome.errors import UsageError
 
 KINDS = ("classes", "labels", "numbers")
+ALLELES = ("both", "difference")
 POOLS = ("mean", "attention", "bins")
 TISSUES = ("none", "index", "onehot", "embedding")
 
@@ -24,9 +25,11 @@ class HeadConfig:
     width: int
     """Values of a pooled stretch, of one allele."""
     variants: bool
-    """Whether it reads ALT and REF, side by side, or one window."""
+    """Whether it reads ALT and REF, or one window."""
     context: int
     """Window length in training, bp."""
+    alleles: str = "both"
+    """both: ALT and REF side by side; difference: ALT less REF, and its absolute values."""
     low: int = -100
     """First base that is pooled, from the centre of the window (base L // 2 is 0), bp."""
     high: int = 101
@@ -53,7 +56,8 @@ class HeadConfig:
     def __post_init__(self) -> None:
         for name in ("outputs", "hidden", "tissues"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, known in (("kind", KINDS), ("pool", POOLS), ("tissue", TISSUES), ("strand", ("forward", "both"))):
+        for name, known in (("kind", KINDS), ("pool", POOLS), ("tissue", TISSUES), ("strand", ("forward", "both")),
+                            ("alleles", ALLELES)):  # fmt: skip
             if (got := getattr(self, name)) not in known:
                 raise UsageError(f"head setting {name}: got {got!r}, expected one of {', '.join(known)}")
         if not self.outputs or self.width < 1 or self.context < 1 or any(h < 1 for h in self.hidden):
@@ -74,7 +78,7 @@ class HeadConfig:
 
     @property
     def pooled(self) -> int:
-        """Values that come in of the sequence."""
+        """Values that come in of the sequence: of either way to compare alleles, twice the width."""
         return self.width * (2 if self.variants else 1)
 
     @property

@@ -76,7 +76,7 @@ class Head(nn.Module):
     def inputs_of(self, pooled: Tensor, extras: Extras) -> Tensor:
         """Return what the first layer reads, (b, 1 or K, i)."""
         config = self.config
-        x = (pooled.to(self.mean.dtype).permute(0, 2, 1, 3).flatten(2) - self.mean) * self.scale
+        x = (self.compared(pooled) - self.mean) * self.scale
         if config.pool == "attention":
             x = (x * (x @ self.query).softmax(1)[..., None]).sum(1, keepdim=True)
         elif config.pool == "mean":
@@ -97,6 +97,14 @@ class Head(nn.Module):
         if more:
             x = torch.cat([x, torch.cat(more, 1)[:, None].expand(-1, x.shape[1], -1)], -1)
         return x
+
+    def compared(self, pooled: Tensor) -> Tensor:
+        """Return (b, K, p) of pooled stretches (b, S, K, d): alleles side by side, or what parts them."""
+        pooled = pooled.to(self.mean.dtype)
+        if self.config.variants and self.config.alleles == "difference":
+            gap = pooled[:, 0] - pooled[:, 1]
+            return torch.cat([gap, gap.abs()], -1)
+        return pooled.permute(0, 2, 1, 3).flatten(2)
 
     def predictions(self, logits: Tensor) -> Tensor:
         """Return (b, [K,] m) probabilities, or numbers."""

@@ -136,8 +136,10 @@ def _prepare(path: Path | None, scale: float | None, chunk: int | None, options:
 
     loaded = load_model(find_model(path, offline=bool(options.get("offline"))))
     transformer = isinstance(loaded.model, NucleotideTransformer)
-    if scale is not None and transformer:
-        raise UsageError("--timescale-scale is of recurrent models")
+    if scale is not None:
+        if isinstance(loaded.model, NucleotideTransformer):
+            raise UsageError("--timescale-scale is of recurrent models")
+        scale_timescales(loaded.model, scale)
 
     def scaled(strategy: str) -> tuple[LoadedModel, AnyRunner]:
         made, runner = make(strategy)

@@ -27,6 +27,7 @@ _TEXTS = {
     "recall": "How much lower the loss at a segment is when a copy of it lies so far to its left.",
     "drift": "Norm of each block's state as it sees more, over its mean within the training length.",
 }  # fmt: skip
+_WIDE, _NARROW = (9.6, 3.8), (7.2, 3.8)
 _TITLES = {
     "lengths": "Metric by window length", "cost": "Time and memory", "gain": "What each doubling of context is worth",
     "context": "Carried, reset and swapped context", "reach": "Reach", "timescales": "Timescales", "recall": "Recall",
@@ -73,10 +74,12 @@ def write_study(output: Path, study: Study, *, title: str, intro: str, trained: 
     """
     sections: list[Section] = []
     lengths = [length_cells(row) for row in study.rows]
+    known = [row["model"] for rows in (lengths, *study.probes.values()) for row in rows]
+    looks = figures.Looks(known, [row["strategy"] for row in lengths])
 
     def add(name: str, rows: Sequence[Row], draw: Callable[[Any], None], shown: Sequence[Row] | None = None) -> None:
         write_table(output / f"{name}.tsv", rows)
-        svg = figures.save_both(output, name, draw, size=(9.0, 3.8) if name in ("recall", "cost") else (7.2, 3.8))
+        svg = figures.save_both(output, name, draw, size=_WIDE if name == "recall" else _NARROW)
         sections.append(Section(_TITLES[name], _TEXTS[name], svg, rows if shown is None else shown))
 
     if lengths:
@@ -84,13 +87,13 @@ def write_study(output: Path, study: Study, *, title: str, intro: str, trained: 
             own = [row for row in lengths if row["metric"] == metric]
             name = "lengths" if metric == lengths[0]["metric"] else f"lengths-{metric.lower()}"
             write_table(output / f"{name}.tsv", own)
-            svg = figures.save_both(output, name, figures.metric_figure(own, metric))
+            svg = figures.save_both(output, name, figures.metric_figure(own, metric, looks), size=_WIDE)
             shown = [{k: v for k, v in row.items() if k not in ("host_bytes", "device_bytes")} for row in own]
             sections.append(Section(f"{_TITLES['lengths']}: {metric}", _TEXTS["lengths"], svg, shown))
-        svg = figures.save_both(output, "cost", figures.cost_figure(lengths), size=(9.0, 3.8))
+        svg = figures.save_both(output, "cost", figures.cost_figure(lengths, looks), size=_WIDE)
         sections.append(Section(_TITLES["cost"], _TEXTS["cost"], svg, []))
     if steps := list(gains(study)):
-        add("gain", steps, figures.gain_figure(steps))
+        add("gain", steps, figures.gain_figure(steps, looks))
     for name, rows in study.probes.items():
         if not rows:
             continue
@@ -100,12 +103,12 @@ def write_study(output: Path, study: Study, *, title: str, intro: str, trained: 
                 line for model in models
                 for line in summary_of_timescales([r for r in rows if r["model"] == model], trained.get(model, 12_000))
             ]  # fmt: skip
-            add(name, rows, figures.timescale_figure(rows, trained), summary)
+            add(name, rows, figures.timescale_figure(rows, looks, trained), summary)
             write_table(output / "timescales-summary.tsv", summary)
         else:
             draw = {"context": figures.context_figure, "reach": figures.reach_figure, "recall": figures.recall_figure,
                     "drift": figures.drift_figure}[name]  # fmt: skip
-            add(name, rows, draw(rows))
+            add(name, rows, draw(rows, looks))
     with atomic_output(output / "report.html", "w") as handle:
         handle.write(html_report(title, intro, sections))
 

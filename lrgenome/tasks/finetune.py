@@ -82,6 +82,8 @@ class FinetuneSettings:
     high: int | None = None
     pool: str | None = None
     """mean or attention; default as in the benchmark, mean."""
+    alleles: str = "both"
+    """How a head of variants reads them; see `HeadConfig`."""
     bin_size: int = 32
     """Bases of a stretch that attention weighs."""
     hidden: tuple[int, ...] | None = None
@@ -139,7 +141,8 @@ def head_config(settings: FinetuneSettings, examples: Examples, width: int) -> H
     if hidden is None:
         hidden = own.hidden(width) if own else (2 * width,)
     return HeadConfig(
-        kind=examples.kind, outputs=examples.outputs, width=width, variants=examples.variants, context=settings.context,
+        kind=examples.kind, outputs=examples.outputs, width=width, variants=examples.variants,
+        alleles=settings.alleles, context=settings.context,
         low=settings.low if settings.low is not None else low,
         high=settings.high if settings.high is not None else high, pool=pool,
         bin_size=own.bin_size if own and pool == "bins" else settings.bin_size if pool == "attention" else 0,
@@ -421,7 +424,8 @@ class Finetuner:
     def _baseline(self, values: Floats, place: dict[int, int], fold: Fold, test: Rows) -> Floats:
         """Predict test rows from composition, tissue and distance alone."""
         config = dataclasses.replace(
-            self.config, width=values.shape[1], variants=False, pool="mean", bin_size=0, hidden=(), low=0, high=1,
+            self.config, width=values.shape[1], variants=False, alleles="both", pool="mean", bin_size=0, hidden=(),
+            low=0, high=1,
             tissue="onehot" if self.examples.tissues else "none", tissues=self.examples.tissues,
             distance=self.examples.distance is not None,
         )  # fmt: skip
@@ -464,7 +468,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 def standardise(head: Head, features: Floats) -> None:
     """Have a head shift and scale its inputs to mean 0 and deviation 1 over features (u, S, K, d)."""
-    flat = np.moveaxis(features, 1, 2).reshape(-1, head.config.pooled).astype(np.float64)
+    flat = head.compared(torch.from_numpy(np.asarray(features))).flatten(0, 1).double().numpy()
     spread = flat.std(0)
     head.mean.copy_(torch.from_numpy(flat.mean(0)))
     # Without a spread, a value says nothing.

@@ -75,7 +75,9 @@ def context(at: Setting) -> Rows:
     ``carry``: the whole window. ``reset``: the near bases alone, states empty at their edges. ``swap``: the whole
     window, all but the near bases of another place. The near bases are as many as a training window.
     """
-    length, near = at.longest, min(at.trained, at.longest // 2)
+    # All masked bases lie well within the near ones.
+    spread = 4 * max(int(np.abs(site.targets).max()) for site in at.sites)
+    length, near = at.longest, min(max(at.trained, spread), at.longest // 2)
     low = length // 2 - near // 2
     sums: dict[str, list[float]] = {"carry": [], "reset": [], "swap": []}
     counts = []

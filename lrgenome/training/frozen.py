@@ -163,6 +163,7 @@ def fit_linear(
     if (method == "logistic" and config.kind == "numbers") or (method == "ridge" and config.kind != "numbers"):
         raise UsageError(f"--train {method}: got labels of kind {config.kind}, expected "
                          f"{'binary ones' if method == 'logistic' else 'numbers'}")  # fmt: skip
+    x, x_val = x.astype(np.float64), x_val.astype(np.float64)
     scaler = StandardScaler().fit(x)
     # Without a spread, a value says nothing.
     inputs, checks = scaler.transform(x), scaler.transform(x_val)

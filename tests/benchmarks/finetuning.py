@@ -146,7 +146,7 @@ def main() -> None:
         for head in ("logistic", "head"):
             report = tune(args, f"clinvar-{head}", [
                 "--table", table, "--label", "label", "-f", fasta, "--test", "20", "--within", "GENE", "--train", head,
-                "--drop-leaks", *features,
+                "--alleles", "difference", "--drop-leaks", *features,
             ])  # fmt: skip
             for subset in (ALL, "within groups"):
                 print("|", " | ".join(["ClinVar" + (", within genes" if subset != ALL else ""), head, "AUROC",
@@ -161,7 +161,7 @@ def main() -> None:
                 # Of two loci, each is once trained on and once validated on.
                 report = tune(args, f"mpra-{contig.replace(':', '_')}-{head}", [
                     "--table", table, "--label", "effect", "-f", fasta, "--test", contig, "--folds", len(others),
-                    "--train", head, "--allow-leaks", *features,
+                    "--train", head, "--alleles", "difference", "--allow-leaks", *features,
                 ])  # fmt: skip
                 for metric in ("SPEARMAN", "R2"):
                     print("|", " | ".join([f"MPRA, {contig} left out", head, metric, *cells(report, metric)]), "|")
