@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import time
 from pathlib import Path
 
@@ -26,6 +28,10 @@ class Meter:
         """Peak bytes of tensors on the GPU, where there is one."""
 
     def __enter__(self) -> Meter:
+        # Else memory that earlier work gave back stays the process's.
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
         self._forgot = False
         with contextlib.suppress(OSError):
             _CLEAR.write_text("5", encoding="ascii")
