@@ -135,14 +135,25 @@ def weighted_correlation(labels: Floats, predictions: Floats, weights: Floats | 
     return float(np.nanmean(found)) if len(found) and not np.isnan(found).all() else float("nan")
 
 
-def resampled(metric: Callable[[Floats | None], float], n: int, *, resamples: int, seed: int) -> Floats:
-    """Return a metric of weighted rows at each of some bootstrap samples of them: weights are how often each is drawn.
+def resampled(
+    metric: Callable[[Floats | None], float], units: npt.NDArray[np.int64], *, resamples: int, seed: int
+) -> Floats:
+    """Return a metric of weighted rows at each of some bootstrap samples: weights are how often each row is drawn.
 
     With one seed, metrics of the same rows see the same samples, so that their differences are paired.
+
+    Parameters
+    ----------
+    metric
+        Of (n,) weights.
+    units
+        (n,) number of the independent unit that each row belongs to, from 0; units are drawn, with all their rows.
     """
     rng = np.random.default_rng(seed)
+    count = int(units.max()) + 1 if len(units) else 0
     return np.array([
-        metric(np.bincount(rng.integers(0, n, n), minlength=n).astype(np.float64)) for _ in range(resamples)
+        metric(np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float64)[units])
+        for _ in range(resamples)
     ])  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(rng):
     for _ in range(200):
         labels = rng.integers(0, 2, 150)
         ranked = Ranked(labels, rng.normal(size=150) + labels)
-        found = percentile_interval(ranked.auroc(), resampled(ranked.auroc, 150, resamples=200, seed=1))
+        found = percentile_interval(ranked.auroc(), resampled(ranked.auroc, np.arange(150), resamples=200, seed=1))
         # P(N(1, 1) > N(0, 1)) = Phi(1 / sqrt 2)
         covered += found.low <= 0.7602 <= found.high
     assert 0.88 < covered / 200 < 0.99
@@ -56,6 +56,24 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(rng):
 
 def test_one_seed_draws_one_set_of_samples():
     values = np.arange(50.0)
-    one, two = (resampled(lambda w: float((w * values).sum() / w.sum()), 50, resamples=20, seed=3) for _ in range(2))
+    one, two = (
+        resampled(lambda w: float((w * values).sum() / w.sum()), np.arange(50), resamples=20, seed=3) for _ in range(2)
+    )
     assert np.array_equal(one, two) and one.std() > 0
     assert np.isnan(percentile_interval(0.5, np.full(3, np.nan)).low)
+
+
+def test_rows_of_one_unit_are_drawn_together():
+    """Ten copies of each of 20 rows tell no more than the 20."""
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=20)
+    ten, units = np.repeat(one, 10), np.repeat(np.arange(20), 10)
+
+    def mean(values: np.ndarray):
+        return lambda w: float((w * values).sum() / w.sum())
+
+    spread = [
+        resampled(mean(values), of, resamples=400, seed=0).std()
+        for values, of in ((one, np.arange(20)), (ten, units), (ten, np.arange(200)))
+    ]
+    assert spread[0] == pytest.approx(spread[1]) and spread[2] < 0.5 * spread[0]

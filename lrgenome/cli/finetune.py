@@ -161,7 +161,7 @@ def command(
     from lrgenome.io.user_table import read_table
     from lrgenome.models.checkpoint import load_model
     from lrgenome.tasks.compute import choose_compute
-    from lrgenome.tasks.finetune import Finetuner, FinetuneSettings, prepare_output
+    from lrgenome.tasks.finetune import Finetuner, FinetuneSettings, check_output
     from lrgenome.tasks.report import print_report
     from lrgenome.tasks.setup import find_model, ready
     from lrgenome.training.tuning import TuneSettings
@@ -172,6 +172,8 @@ def command(
         raise UsageError(f"TASK: got {task!r}, expected one of {', '.join(READERS)}")
     if task is not None and benchmark is None:
         raise UsageError(f"{task}: expected --benchmark with a copy of the benchmark's files")
+    if train == "full" and (length_extension != "none" or chunk is not None):
+        raise UsageError("--length-extension and --chunk are of frozen models; got one of them with --train full")
     if drop_leaks and allow_leaks:
         raise UsageError("--drop-leaks and --allow-leaks exclude each other; got both")
     try:
@@ -189,7 +191,7 @@ def command(
             weight_decay=weight_decay, patience=patience, class_weights=class_weights, seed=seed,
         ),
     )  # fmt: skip
-    prepare_output(output, resume=resume, no_clobber=no_clobber)
+    check_output(output, resume=resume, no_clobber=no_clobber)
     if task is not None and benchmark is not None:
         examples = READERS[task](benchmark)
     else:
@@ -202,7 +204,7 @@ def command(
         if train == "full":
             compute = choose_compute(gpu=gpu, device=device, threads=threads, precision=precision)
             loaded = load_model(find_model(model, offline=offline))
-            tuner = Finetuner(examples, genome, loaded, None, settings, compute, output, cache=None)
+            tuner = Finetuner(examples, genome, loaded, None, settings, compute, output, cache=None, resume=resume)
             report = tuner.run()
         else:
             loaded, runner = ready(
@@ -213,7 +215,8 @@ def command(
             compute = choose_compute(gpu=gpu, device=device, threads=threads, precision=precision)
             with runner:
                 tuner = Finetuner(
-                    examples, genome, loaded, runner, settings, compute, output, cache=cache or output / "features"
-                )
+                    examples, genome, loaded, runner, settings, compute, output, cache=cache or output / "features",
+                    resume=resume,
+                )  # fmt: skip
                 report = tuner.run()
     print_report(report)

@@ -55,10 +55,11 @@ def half_lives(model: RecurrentModel, ids: Tensor) -> list[HalfLives]:
 
 @torch.no_grad()
 def scale_timescales(model: Recurrent, factor: float) -> None:
-    """Multiply every half-life by `factor`, in place: log a is divided by it, what is written into states stays.
+    """Multiply every half-life by `factor`, in place: log a is divided by it.
 
-    A diagnostic (Mamba Modulation does so to the spectrum of A): where slower decay makes no difference, the length of
-    memory is not what limits a model.
+    What a Caduceus writes into its states stays; a Hawk's input is scaled by sqrt(1 - a^2), as always, so that its
+    states keep their size. A diagnostic (Mamba Modulation does so to the spectrum of A): where slower decay makes no
+    difference, the length of memory is not what limits a model.
 
     Raises
     ------

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -19,6 +20,7 @@ from lrgenome.errors import InputError, UsageError
 
 csv.field_size_limit(1 << 24)
 
+_NUMBERED = re.compile(r"^\s*\[\d+\]")
 KINDS = ("classes", "labels", "numbers")
 """One binary label; several binary labels; numbers."""
 
@@ -112,6 +114,9 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, str
                 raise InputError(f"{path}: got an empty table, expected a header line")
             delimiter = "\t" if "\t" in head else ","
             header = next(csv.reader([head.removeprefix("#")], delimiter=delimiter))
+            if head.startswith("#"):
+                # As bcftools query -H numbers them, with a blank before the first in some versions.
+                header = [_NUMBERED.sub("", name).strip() for name in header]
             for doubled in {name for name in header if header.count(name) > 1 and name}:
                 raise InputError(f"{path}: column {doubled!r} is there more than once")
             reader = csv.reader(text, delimiter=delimiter)

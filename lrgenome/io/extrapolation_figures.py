@@ -159,8 +159,8 @@ def cost_figure(rows: Sequence[Row], looks: Looks) -> Callable[[Figure], None]:
             for (model, strategy), line in _series(own, "model", "strategy").items():
                 points = [(row["length"], row[y]) for row in line if row[y] is not None]
                 if points:
-                    label = looks.label(model, strategy)
-                    axes.plot(*zip(*points, strict=True), label=label, **looks.of(model, strategy))
+                    name = looks.label(model, strategy)
+                    axes.plot(*zip(*points, strict=True), label=name, **looks.of(model, strategy))
             length_axis(axes, [row["length"] for row in rows])
             axes.set_yscale("log")
             axes.set_ylabel(label)

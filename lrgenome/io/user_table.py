@@ -21,6 +21,7 @@ _ALIASES = {
     "strand": ("STRAND", "strand"),
     "split": ("split", "SPLIT"),
 }
+_STRANDS = {"+": False, "1": False, "+1": False, ".": False, "": False, "-": True, "-1": True}
 _SEQUENCE = re.compile(r"[ACGTN]+", re.IGNORECASE)
 _SPLITS = {"": "", ".": "", "train": "train", "validation": "validation", "valid": "validation", "val": "validation",
            "dev": "validation", "test": "test"}  # fmt: skip
@@ -73,10 +74,13 @@ def read_table(
         word = row[names["split"]].strip().lower() if names["split"] else ""
         if word not in _SPLITS:
             raise InputError(f"{path} line {line}: got split {word!r}, expected train, validation or test")
-        strand = row[names["strand"]].strip() if names["strand"] else "+"
+        # A variant is written on the forward strand, whatever gene it is in.
+        strand = row[names["strand"]].strip() if names["strand"] and not variants else "+"
+        if strand not in _STRANDS:
+            raise InputError(f"{path} line {line}: got strand {strand!r}, expected one of {' '.join(_STRANDS)}")
         columns.add(
             contig=row[names["chrom"]], start=start, end=end, ref=ref, alt=alt, split=_SPLITS[word], line=line,
-            reverse=strand == "-", labels=[number_of(path, line, row, name) for name in labels],
+            reverse=_STRANDS[strand], labels=[number_of(path, line, row, name) for name in labels],
             tissue=row[tissue] if tissue else "", group=row[group] if group else "",
             distance=abs(number_of(path, line, row, distance)) if distance else float("nan"),
         )  # fmt: skip

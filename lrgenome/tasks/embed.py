@@ -192,6 +192,9 @@ class Embedder:
 
     def embed(self, rows: list[Row], progress: Progress | None = None) -> npt.NDArray[np.float64]:
         """Return (n, d) means of rows anywhere, or (n, L, d) states for ``pool none``, or predictions (n, m)."""
+        if self.readout is not None:
+            for row in rows:
+                self.readout.check(row.end - row.start)
         flat = self.settings.pool == "none"
         length = rows[0].end - rows[0].start if rows else 0
         out = np.zeros((len(rows), length, self.width) if flat else (len(rows), self.width))

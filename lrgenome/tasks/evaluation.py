@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from lrgenome.metrics import (
     weighted_correlation,
     weighted_r2,
 )
+
+log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 1000
@@ -117,15 +120,28 @@ def evaluate(
     rows: list[MetricRow] = []
     labels = _flat(examples.labels)
     found = {name: _flat(values) for name, values in predictions.items()}
+    units = _units(examples)
     for subset, mask in _subsets(examples):
         repeat = len(labels) // max(1, len(examples))
         chosen = np.repeat(mask, repeat)
         rows += _of_subset(
-            examples.kind, subset, labels[chosen], {n: v[chosen] for n, v in found.items()}, baseline, seed
-        )
-    if examples.group is not None and examples.kind == "classes":
-        rows += _within_groups(examples, found, baseline)
+            examples.kind, subset, labels[chosen], {n: v[chosen] for n, v in found.items()}, baseline, seed,
+            np.repeat(units, repeat)[chosen],
+        )  # fmt: skip
+    if examples.group is not None:
+        if examples.kind == "classes":
+            rows += _within_groups(examples, found, baseline)
+        else:
+            log.warning("metrics within groups are of one binary label; these are %s", examples.kind)
     return rows
+
+
+def _units(examples: Examples) -> npt.NDArray[np.int64]:
+    """Return the number of the independent unit of each row: a window with all its bins, a variant in all tissues."""
+    alts = examples.alt if examples.alt is not None else np.full(len(examples), "")
+    places = zip(examples.contig, examples.start, examples.end, alts, strict=True)
+    keys = ["\t".join(map(str, place)) for place in places]
+    return np.unique(keys, return_inverse=True)[1].astype(np.int64)
 
 
 def _flat(values: npt.NDArray[np.float32]) -> Floats:
@@ -145,8 +161,9 @@ def _subsets(examples: Examples) -> list[tuple[str, npt.NDArray[np.bool_]]]:
 
 
 def _of_subset(
-    kind: str, subset: str, labels: Floats, predictions: dict[str, Floats], baseline: str | None, seed: int
-) -> list[MetricRow]:
+    kind: str, subset: str, labels: Floats, predictions: dict[str, Floats], baseline: str | None, seed: int,
+    units: npt.NDArray[np.int64],
+) -> list[MetricRow]:  # fmt: skip
     positives = int(np.nansum(labels > 0.5)) if kind != "numbers" else 0
     if subset != "all" and (
         len(labels) < 2 * _LEAST or (kind != "numbers" and not _LEAST <= positives <= labels.size - _LEAST)
@@ -154,8 +171,9 @@ def _of_subset(
         return []
     resamples = int(min(RESAMPLES, max(_FEWEST, _MOST // max(1, labels.size))))
     metrics = {name: metrics_of(kind, labels, values) for name, values in predictions.items()}
+    units = np.unique(units, return_inverse=True)[1].astype(np.int64)
     samples = {
-        name: {metric: resampled(of, len(labels), resamples=resamples, seed=seed) for metric, of in own.items()}
+        name: {metric: resampled(of, units, resamples=resamples, seed=seed) for metric, of in own.items()}
         for name, own in metrics.items()
     }
     rows = []
@@ -174,9 +192,10 @@ def _within_groups(examples: Examples, predictions: dict[str, Floats], baseline:
     """Take the share of pairs of a positive and a negative of one group that are in order, groups resampled."""
     assert examples.group is not None
     truth = examples.labels[:, 0]
-    members = [np.flatnonzero((examples.group == name) & ~np.isnan(truth)) for name in np.unique(examples.group)]
+    names = [name for name in np.unique(examples.group) if name.strip() not in ("", ".", "NA")]
+    members = [np.flatnonzero((examples.group == name) & ~np.isnan(truth)) for name in names]
     pairs = {
-        name: np.array([Ranked(truth[of], values[of, 0]).pairs() for of in members])
+        name: np.array([Ranked(truth[of], values[of, 0]).pairs() for of in members]).reshape(-1, 2)
         for name, values in predictions.items()
     }
     rows = []

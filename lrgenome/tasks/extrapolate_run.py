@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lrgenome.config.head import HeadConfig
 from lrgenome.engine.runners import AnyRunner
 from lrgenome.engine.timescales import scale_timescales
 from lrgenome.errors import MemoryLimitError, UsageError
@@ -65,10 +66,23 @@ class TunedRows(NamedTuple):
     tissue: str | None = None
     distance: str | None = None
 
-    def read(self, task: str) -> Examples:
-        """Read them, for a model that was tuned on `task`."""
+    def read(self, config: HeadConfig) -> Examples:
+        """Read them, for a model with a head; `UsageError` if they are not what it predicts."""
+        examples = self._read(config)
+        for what, got, expected in (
+            ("labels", ", ".join(examples.outputs), ", ".join(config.outputs)), ("kind", examples.kind, config.kind),
+            ("rows", *("variants" if it else "intervals" for it in (examples.variants, config.variants))),
+        ):  # fmt: skip
+            if got != expected:
+                raise UsageError(f"--task tuned: got {what} {got}, expected {expected}, which the model was tuned on")
+        return examples
+
+    def _read(self, config: HeadConfig) -> Examples:
+        task = config.task
         if self.table is not None:
-            return read_table(self.table, list(self.labels), tissue=self.tissue, distance=self.distance)
+            return read_table(
+                self.table, list(self.labels), tissue=self.tissue, distance=self.distance, kind=config.kind
+            )
         if task not in READERS or self.benchmark is None:
             raise UsageError(
                 f"--task tuned: the model was tuned on {task!r}; expected --table with --label, or --benchmark"
@@ -88,7 +102,8 @@ def run(
     LrgenomeError
         As readers, models and writers raise it; lengths that a model cannot run are rows of the table instead.
     """
-    chosen = tuple(PROBES) if "all" in probes else probes
+    # Gain is computed of the losses by length, whether it is named or not.
+    chosen = tuple(PROBES) if "all" in probes else tuple(name for name in probes if name != "gain")
     if wrong := [name for name in chosen if name not in PROBES]:
         raise UsageError(f"--probe: got {wrong[0]!r}, expected some of {', '.join(PROBES)}, or all")
     study = Study()
@@ -157,9 +172,6 @@ def _probe(
     chosen: Sequence[str], study: Study,
 ) -> None:  # fmt: skip
     longest = min(max(settings.lengths), _PROBE_LONGEST)
-    sites = choose_sites(
-        fasta, where, longest=longest, target=settings.masked, count=settings.sites, seed=settings.seed
-    )
     with Progress("probes", len(models) * len(chosen), "probes") as progress:
         for one in models:
             _, runner = one.make("none" if isinstance(one.loaded.model, NucleotideTransformer) else "exact")
@@ -167,6 +179,11 @@ def _probe(
             if isinstance(one.loaded.model, NucleotideTransformer):
                 # Beyond its training length it is refused.
                 most = min(longest, one.trained or longest)
+            # Masked bases have as many beside them that are near, and these as many that are far.
+            target = max(1, min(settings.masked, most // 4))
+            sites = choose_sites(
+                fasta, where, longest=longest, target=target, count=settings.sites, seed=settings.seed
+            )
             with runner:
                 at = Setting(one.name, runner, fasta, sites, most, one.trained or _UNKNOWN, settings.seed)
                 for name in chosen:
@@ -184,11 +201,19 @@ def _tuned(
     head = one.loaded.head
     if head is None:
         raise UsageError(f"--task tuned: {one.name} has no head; `lrgenome finetune` makes one")
-    examples = rows.read(head.config.task)
+    examples = rows.read(head.config)
+    wanted = rows.test
+    if not wanted and rows.table is not None:
+        # What it was tested on, so that rows which it was trained on are not taken for test rows.
+        wanted = tuple(one.loaded.meta.get("finetune", {}).get("settings", {}).get("test", ()))
+        if wanted:
+            log.info("%s is tested on %s, as when it was tuned", one.name, ", ".join(wanted))
+    elif wanted:
+        log.warning("--test: see that %s was not trained on %s", one.name, ", ".join(wanted))
     longest = LabelledWindows(examples, fasta, max(settings.lengths))
     kept = longest.keep(common=min(settings.lengths)).rows
-    if rows.test:
-        regions = Regions(parse_regions(list(rows.test), fasta.contigs, "auto"))
+    if wanted:
+        regions = Regions(parse_regions(list(wanted), fasta.contigs, "auto"))
         inside = [
             regions.overlaps(str(longest.contigs[row]), int(examples.start[row]), int(examples.end[row]))
             for row in kept

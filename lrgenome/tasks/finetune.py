@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 import logging
 import shutil
@@ -22,7 +23,7 @@ from lrgenome.engine.warm import compile_kernels
 from lrgenome.errors import OutputExistsError, UsageError
 from lrgenome.io.atomic import os_error_as_output_error
 from lrgenome.io.examples import Examples
-from lrgenome.io.fasta import Fasta
+from lrgenome.io.fasta import Fasta, read_alias_table
 from lrgenome.models.checkpoint import LoadedModel, save_model
 from lrgenome.models.families import Model
 from lrgenome.models.heads import Extras, Head, save_head
@@ -60,7 +61,7 @@ PASS = 16_384
 """Bases that go through a model at once, as far as whole rows allow."""
 _GRAPH_SHARE = 0.6
 _HEAD_BATCH = 4_096
-_DONE = "fold.json"
+_DONE, _REPORT = "fold.json", "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,13 @@ def head_config(settings: FinetuneSettings, examples: Examples, width: int) -> H
     low, high = (own.low, own.high) if own else VARIANT if examples.variants else CENTRE
     if not own and not examples.variants:
         # An interval is pooled whole, if it is not longer than the window; all are pooled alike.
-        half = int(np.median(examples.end - examples.start)) // 2
-        low, high = -half, max(half, 1 - half)
+        # From its first base, which lies (context - length) // 2 bases into the window.
+        length = max(1, int(np.median(examples.end - examples.start)))
+        low = (settings.context - length) // 2 - settings.context // 2
+        high = low + length
     pool = settings.pool or (own.pool if own else "mean")
+    if own and own.pool == "bins" and (pool != "bins" or settings.train in LINEAR):
+        raise UsageError(f"{settings.task} predicts bins: expected --train head or full, and no --pool")
     tissue = settings.tissue or (own.tissue if own else "embedding" if examples.tissues else "none")
     if settings.train in LINEAR and tissue in ("index", "embedding"):
         tissue = "onehot"
@@ -215,11 +220,13 @@ class Finetuner:
 
     def __init__(
         self, examples: Examples, fasta: Fasta, loaded: LoadedModel, runner: AnyRunner | None,
-        settings: FinetuneSettings, compute: Compute, output: Path, *, cache: Path | None,
+        settings: FinetuneSettings, compute: Compute, output: Path, *, cache: Path | None, resume: bool,
     ) -> None:  # fmt: skip
         self.settings, self.loaded, self.runner, self.compute = settings, loaded, runner, compute
-        self.output, self.cache = output, cache
-        self.windows = LabelledWindows(examples, fasta, settings.context, settings.chrom_alias)
+        self.output, self.cache, self.resume = output, cache, resume
+        alias = settings.chrom_alias
+        self.alias = alias if alias in ("auto", "none") else read_alias_table(alias)
+        self.windows = LabelledWindows(examples, fasta, settings.context, self.alias)
         self.examples = examples
         self.config = head_config(settings, examples, width_of(loaded.model))
         stretches_of(self.config, settings.context)
@@ -235,7 +242,7 @@ class Finetuner:
         for reason, count in kept.dropped.items():
             log.warning("%d of %d rows dropped: %s", count, len(self.examples), reason)
         regions = [
-            Regions(parse_regions(list(texts), fasta.contigs, settings.chrom_alias)) if texts else None
+            Regions(parse_regions(list(texts), fasta.contigs, self.alias)) if texts else None
             for texts in (settings.test, settings.validation)
         ]
         splits = split_rows(
@@ -243,17 +250,19 @@ class Finetuner:
             block=settings.block, whole_contigs=settings.task in TASKS, seed=settings.tune.seed,
         )  # fmt: skip
         finder = LeakFinder(self.windows, kept.rows)
-        leaks, folds = {}, []
-        for number, fold in enumerate(splits.folds, 1):
+        leaks: dict[str, Any] = {}
+        folds: list[Fold] = []
+        for fold in splits.folds:
+            number = fold.number + 1
             known = np.union1d(fold.train, fold.validation).astype(np.int64)
             found = {
-                "test": finder.find(known, splits.test, near=number == 1),
-                "validation": finder.find(fold.train, fold.validation, near=False),
+                "test": finder.find(known, splits.test, near=not folds),
+                "validation": finder.find(fold.train, fold.validation, near=not folds),
             }
             if settings.leaks == "drop":
                 drop = np.union1d(found["test"].rows, found["validation"].rows)
                 validation = np.setdiff1d(fold.validation, found["test"].rows)
-                fold = Fold(np.setdiff1d(fold.train, drop), validation)
+                fold = Fold(np.setdiff1d(fold.train, drop), validation, fold.number)
                 log.info("fold %d: %d rows left out, which would know of test or validation rows", number, len(drop))
             for what, leak in found.items():
                 if settings.leaks == "drop":
@@ -263,7 +272,7 @@ class Finetuner:
                 raise UsageError(f"fold {number}: no rows left to train or validate on")
             if settings.max_rows is not None and len(fold.train) > settings.max_rows:
                 rng = np.random.default_rng([settings.tune.seed, number])
-                fold = Fold(np.sort(rng.choice(fold.train, settings.max_rows, replace=False)), fold.validation)
+                fold = fold._replace(train=np.sort(rng.choice(fold.train, settings.max_rows, replace=False)))
             leaks[f"fold {number}"] = {what: leak.to_json() for what, leak in found.items()}
             folds.append(fold)
         self.report.rows = {
@@ -278,32 +287,35 @@ class Finetuner:
     def run(self) -> FinetuneReport:
         """Train every fold, test, and write checkpoint and report."""
         splits = self.divide()
+        if not self.resume:
+            with os_error_as_output_error(self.output):
+                clear_output(self.output)
         train = self._full if self.settings.train == "full" else self._frozen(splits)
         predictions: list[Floats] = []
         base: list[Floats] = []
         best: tuple[float, Model, Head] | None = None
         outer = composition.composition(self.windows, self._used(splits))
         place = {int(row): i for i, row in enumerate(self._used(splits))}
-        for number, fold in enumerate(splits.folds):
-            loss, model, head, tested = train(number, fold, splits.test)
+        for fold in splits.folds:
+            loss, model, head, tested = train(fold.number, fold, splits.test)
             predictions.append(tested)
             base.append(self._baseline(outer, place, fold, splits.test))
             self.report.validation.append(loss)
             if best is None or loss < best[0]:
                 best = loss, model, head
-            log.info("fold %d of %d: validation loss %.4f", number + 1, len(splits.folds), loss)
+            log.info("fold %d: validation loss %.4f", fold.number + 1, loss)
         assert best is not None
         self._evaluate(splits.test, predictions, base)
         with os_error_as_output_error(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
-            meta = {"finetune": self._meta()}
+            meta = {**_origin(self.loaded.meta), "finetune": self._meta()}
             save_model(best[1], self.output, meta)
             save_head(best[2], self.output)
         write_report(self.output, self.report, self.examples, splits.test, self.labels, self.config)
         return self.report
 
     def _used(self, splits: Splits) -> Rows:
-        return np.unique(np.concatenate([splits.test, *(rows for fold in splits.folds for rows in fold)]))
+        return np.unique(np.concatenate([splits.test, *(rows for fold in splits.folds for rows in fold[:2])]))
 
     def _meta(self) -> dict[str, Any]:
         return {
@@ -336,7 +348,7 @@ class Finetuner:
                         blank.inputs_of(inputs(part), self.extras(part))[:, 0].cpu()
                         for part in np.array_split(rows, max(1, len(rows) // _HEAD_BATCH))
                     ]).numpy()
-                    for rows in fold
+                    for rows in fold[:2]
                 )  # fmt: skip
                 head = fit_linear(
                     self.settings.train, config, x, self.labels[fold.train], x_val, self.labels[fold.validation],
@@ -377,6 +389,7 @@ class Finetuner:
         identity = identity_of(
             tune, config, model=self.loaded.sha256, precision=str(self.compute.dtype), fold=number,
             rows=self.windows.fingerprint(np.concatenate([fold.train, fold.validation])),
+            labels=self._digest(np.concatenate([fold.train, fold.validation])),
         )  # fmt: skip
         torch.manual_seed(tune.seed + number)
         model = copy.deepcopy(self.loaded.model).to(device)
@@ -405,6 +418,13 @@ class Finetuner:
             )  # fmt: skip
             tested = self._tested(folder, identity, tuned, head, batches, test, at_once)
         return loss, model, head, tested
+
+    def _digest(self, rows: Rows) -> str:
+        """Digest what else is known of rows: labels, tissues and distances."""
+        digest, e = hashlib.sha256(), self.examples
+        for values in (self.labels, e.tissue, e.distance):
+            digest.update(b"." if values is None else np.ascontiguousarray(values[rows]).tobytes())
+        return digest.hexdigest()
 
     def _tested(
         self, folder: Path, identity: dict[str, Any], tuned: TunedModel, head: Head, batches: Batches, test: Rows,
@@ -460,6 +480,11 @@ class Finetuner:
         self.report.metrics = evaluate(rows, found, baseline=composition.NAME, seed=self.settings.tune.seed)
 
 
+def _origin(meta: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint says of its pre-training."""
+    return {name: meta[name] for name in ("training", "legs") if name in meta}
+
+
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """Return values as JSON gives them back."""
     plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
@@ -475,19 +500,27 @@ def standardise(head: Head, features: Floats) -> None:
     head.scale.copy_(torch.from_numpy(1.0 / np.where(spread > 0, spread, 1.0)))
 
 
-def prepare_output(output: Path, *, resume: bool, no_clobber: bool) -> None:
-    """See that a run may write to its folder; what another run left of its folds goes.
+def check_output(output: Path, *, resume: bool, no_clobber: bool) -> None:
+    """See that a run may write to its folder.
 
     Raises
     ------
     OutputExistsError
         If there is a run, and it is neither to be resumed nor replaced.
     """
-    if no_clobber and (output / "metrics.json").exists():
+    if no_clobber and (output / _REPORT).exists():
         raise OutputExistsError(f"{output}: holds a report already, and --no-clobber was given")
-    folds = sorted(output.glob("fold-*"))
-    if folds and not resume and not (output / "metrics.json").exists():
+    if _folds(output) and not resume and not (output / _REPORT).exists():
         raise OutputExistsError(f"{output}: holds a run already; --resume continues it, or remove the folder")
-    if not resume:
-        for fold in folds:
-            shutil.rmtree(fold)
+
+
+def clear_output(output: Path) -> None:
+    """Remove the report and the folds of a run before this one."""
+    # The report first: without it, folds are those of a run to go on with.
+    for fold in _folds(output):
+        shutil.rmtree(fold)
+    (output / _REPORT).unlink(missing_ok=True)
+
+
+def _folds(output: Path) -> list[Path]:
+    return sorted(path for path in output.glob("fold-*") if path.name.removeprefix("fold-").isdigit())

@@ -109,11 +109,16 @@ def _overlapping(windows: LabelledWindows, first: Rows, second: Rows) -> Rows:
 
 
 def _core(windows: LabelledWindows, row: int) -> npt.NDArray[np.uint8]:
-    low, high = windows.span(row)
-    middle, half = (low + high) // 2, min(CORE, high - low) // 2
-    contig = windows.contigs[row]
+    """Return the central bases: as many on either side of a variant or start, or of the middle of an interval.
+
+    So the core of a copy on the other strand is the reverse complement.
+    """
+    contig, e = windows.contigs[row], windows.examples
     assert contig is not None
-    return windows.fasta.fetch(contig, middle - half, middle + half)
+    start, end = (int(e.start[row]),) * 2 if e.summit else (int(e.start[row]), int(e.end[row]))
+    half = max(0, min(CORE, windows.context) - (end - start)) // 2
+    low, high = start - half, (end + 1 if e.summit else end) + half
+    return windows.fasta.fetch(contig, max(0, low), min(windows.fasta.contigs[contig], high))
 
 
 def _digest(windows: LabelledWindows, row: int) -> bytes:

@@ -19,6 +19,7 @@ from lrgenome.engine.boundary_states import Boundaries
 from lrgenome.engine.runner import Runner
 from lrgenome.engine.runners import AnyRunner
 from lrgenome.engine.timescales import half_lives
+from lrgenome.errors import UsageError
 from lrgenome.io.fasta import Fasta
 from lrgenome.metrics import mean_interval
 from lrgenome.tasks.sites import Site, masked_window, target_log_probabilities, target_losses
@@ -75,9 +76,13 @@ def context(at: Setting) -> Rows:
     ``carry``: the whole window. ``reset``: the near bases alone, states empty at their edges. ``swap``: the whole
     window, all but the near bases of another place. The near bases are as many as a training window.
     """
-    # All masked bases lie well within the near ones.
+    # All masked bases have to lie well within the near ones.
     spread = 4 * max(int(np.abs(site.targets).max()) for site in at.sites)
     length, near = at.longest, min(max(at.trained, spread), at.longest // 2)
+    if near < spread:
+        raise UsageError(
+            f"--probe context: got windows of {length} bp, expected at least {2 * spread}, or a smaller --target"
+        )
     low = length // 2 - near // 2
     sums: dict[str, list[float]] = {"carry": [], "reset": [], "swap": []}
     counts = []

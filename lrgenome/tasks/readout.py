@@ -118,7 +118,17 @@ class IntervalReadout:
         if config.strand == "both" and strand != "both":
             raise UsageError(f"--layer head: got --strand {strand}, the head was trained on both")
         self._head, self._halves = head.double(), halves
+        self._length, self._warned = config.high - config.low, False
         self.columns = config.outputs
+
+    def check(self, length: int) -> None:
+        """Warn, once, where rows are of other lengths than what the head was trained to pool."""
+        if length != self._length and not self._warned:
+            self._warned = True
+            log.warning(
+                "--layer head: got a row of %d bp, the head was trained on means of %d bp around the centre", length,
+                self._length,
+            )  # fmt: skip
 
     def read(self, means: FloatArray) -> FloatArray:
         """Predict (n, m) from means (n, w)."""

@@ -82,8 +82,10 @@ def choose_sites(
         chosen = np.flatnonzero(known & (rng.random(target) < MASK_FRACTION))
         if len(chosen):
             sites.append(Site(contig, centre, chosen - target // 2))
-    if not sites:
-        raise InputError(f"{fasta.path}: every place with {longest:,} bp around it has N there")
+    if len(sites) < 2:
+        raise InputError(
+            f"{fasta.path}: got {len(sites)} places with {longest:,} bp around them that are not N, expected at least 2"
+        )
     keep = np.unique(np.linspace(0, len(sites) - 1, count).round().astype(int))
     return [sites[i] for i in keep]
 
@@ -124,7 +126,9 @@ def target_losses(runner: AnyRunner, ids: IdArray, truth: IdArray, at: npt.NDArr
 
 def target_log_probabilities(runner: AnyRunner, ids: IdArray, at: npt.NDArray[np.int64]) -> FloatArray:
     """Return (n, 4) log-probabilities of A, C, G and T at bases `at` of a window (t,)."""
-    found = np.zeros((len(at), 4))
+    if len(at) and not (0 <= at[0] and at[-1] < len(ids)):
+        raise ValueError(f"got bases {at[0]} to {at[-1]}, expected them inside the window of {len(ids)}")
+    found = np.full((len(at), 4), np.nan)
     for part in runner.stream(torch.from_numpy(ids)[None]):
         first, last = np.searchsorted(at, [part.start, part.end])
         if first == last:

@@ -19,6 +19,8 @@ class Fold(NamedTuple):
 
     train: Rows
     validation: Rows
+    number: int = 0
+    """0-based, among all folds, run or not."""
 
 
 class Splits(NamedTuple):
@@ -67,13 +69,14 @@ def split_rows(
     if not len(rest):
         raise UsageError(f"no rows to train on: all {len(rows)} are for testing or validation")
     if validating.any():
+        if only not in (None, 1):
+            raise UsageError(f"--fold: got {only}, but there are validation rows, so only one fold")
         return Splits([Fold(rest, rows[validating])], rows[testing])
     parts = _held_out(windows, rest, folds, block, whole_contigs, seed)
-    if only is not None:
-        if not 1 <= only <= len(parts):
-            raise UsageError(f"--fold: got {only}, expected 1 to {len(parts)}")
-        parts = [parts[only - 1]]
-    return Splits([Fold(rest[~held], rest[held]) for held in parts], rows[testing])
+    if only is not None and not 1 <= only <= len(parts):
+        raise UsageError(f"--fold: got {only}, expected 1 to {len(parts)}")
+    found = [Fold(rest[~held], rest[held], number) for number, held in enumerate(parts)]
+    return Splits(found if only is None else [found[only - 1]], rows[testing])
 
 
 def _held_out(

@@ -193,13 +193,17 @@ def _fit_one(
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.svm import LinearSVC, LinearSVR
 
+    if kind == "numbers" and not len(y):
+        return np.zeros(x.shape[1]), 0.0
     if kind != "numbers" and len(np.unique(y)) < 2:
         # Of one class alone there is nothing to learn but that.
         rate = np.clip(float(y.mean()) if len(y) else 0.5, 1e-4, 1 - 1e-4)
         return np.zeros(x.shape[1]), float(np.log(rate / (1 - rate)))
     weigh = "balanced" if balanced and kind != "numbers" else None
     best: tuple[float, npt.NDArray[np.float64], float] | None = None
-    for penalty in _PENALTIES:
+    seed %= 1 << 32
+    # The strongest first, which stays where there is nothing to choose by.
+    for penalty in reversed(_PENALTIES):
         if method == "logistic":
             model = LogisticRegression(C=1.0 / (penalty * len(y)), class_weight=weigh, max_iter=1_000)
         elif method == "ridge":
@@ -218,7 +222,9 @@ def _fit_one(
             slope = float(platt.coef_[0, 0])
             weight, bias = weight * slope, bias * slope + float(platt.intercept_[0])
         score = x_val @ weight + bias
-        if kind == "numbers":
+        if not len(y_val):
+            loss = 0.0
+        elif kind == "numbers":
             loss = float(np.mean((score - y_val) ** 2))
         else:
             loss = float(np.mean(np.logaddexp(0, score) - y_val * score))

@@ -57,6 +57,9 @@ def stretches_of(config: HeadConfig, length: int) -> Stretches:
         low, high = (max(0, min(length, length // 2 + offset)) for offset in (config.low, config.high))
     size = config.bin_size or high - low
     count = (high - low) // size if size > 0 else 0
+    if config.pool == "bins":
+        # An even number, so that the middle of the window is an edge between two, as that of the labels is.
+        count -= count % 2
     if count < 1:
         raise UsageError(f"--context: got {length} bp, too short for what is pooled ({config.low} to {config.high} bp)")
     return Stretches(low + ((high - low) - count * size) // 2, count, size)

@@ -181,7 +181,7 @@ def test_windows_longer_than_in_training_need_an_extension(model):
         with torch.no_grad():
             expected = model.encode(torch.from_numpy(tokens.ids)[None], extension=extension)[0, tokens.token]
         assert torch.equal(got[0], expected)
-    with pytest.raises(UsageError, match="--length-extension: got 'rope', expected one of none, pi"):
+    with pytest.raises(UsageError, match="--length-extension: got 'rope', expected one of none, plain, pi"):
         runner_of(model, extension="rope")
 
 

@@ -29,6 +29,10 @@ def test_variants_intervals_and_what_else_is_there(tmp_path):
     assert found.kind == "numbers" and not found.variants and found.reverse.tolist() == [True, False]
     assert found.start.tolist() == [0, 5] and found.outputs == ("a", "b") and found.line.tolist() == [3, 4]
     assert found.take(np.array([1])).group.tolist() == ["h"]
+    query = write(tmp_path / "q.tsv", "#[1]CHROM\t[2]POS\t[3]REF\t[4]ALT\t[5](null)LABEL\n1\t5\tA\tG\t1\n")
+    assert read_table(query, ["(null)LABEL"]).start.tolist() == [4]
+    stranded = write(tmp_path / "s.tsv", "CHROM\tSTART\tEND\tSTRAND\ty\n1\t0\t9\t-1\t0\n1\t0\t9\t1\t1\n")
+    assert read_table(stranded, ["y"]).reverse.tolist() == [True, False]
     many = write(tmp_path / "m.tsv", "CHROM\tSTART\tEND\ta\tb\n1\t0\t10\t1\t0\n")
     assert read_table(many, ["a", "b"]).kind == "labels" and read_table(many, ["a"], kind="numbers").kind == "numbers"
 
@@ -62,6 +66,7 @@ def test_other_containers(tmp_path):
         ("CHROM\tPOS\tREF\tALT\ty\n1\t0\tA\tC\t1\n", ["y"], "column POS: got '0', expected a whole number >= 1"),
         ("CHROM\tPOS\tREF\tALT\ty\n1\t1\tA\t<DEL>\t1\n", ["y"], "column ALT: got '<DEL>', expected bases"),
         ("CHROM\tPOS\tREF\tALT\ty\tsplit\n1\t1\tA\tC\t1\tlearn\n", ["y"], "got split 'learn'"),
+        ("CHROM\tSTART\tEND\tSTRAND\ty\n1\t0\t10\t?\t1\n", ["y"], "line 2: got strand '\\?'"),
         ("chromosomes\tPOS\ty\n1\t1\t1\n", ["y"], "expected columns CHROM POS REF ALT, or CHROM START END"),
         ("CHROM\tSTART\tEND\ty\n1\t0\t10\t1\n", ["z"], "no column 'z'"),
         ("CHROM\tSTART\tEND\ty\ty\n1\t0\t10\t1\t1\n", ["y"], "column 'y' is there more than once"),

@@ -103,5 +103,5 @@ def test_groups_are_as_small_as_distances_allow(trained, times):
 
 
 def test_an_unknown_extension():
-    with pytest.raises(UsageError, match="--length-extension: got 'alibi', expected one of none, pi, ntk, yarn"):
+    with pytest.raises(UsageError, match="--length-extension: got 'alibi', expected one of none, plain, pi, ntk, yarn"):
         place([10], "alibi")

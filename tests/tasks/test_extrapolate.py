@@ -154,6 +154,11 @@ def test_a_fine_tuned_model_is_tested_again_at_other_lengths(genome, models, tmp
     # Fewer than are tested at 600 bp, since all have to have a window of 4 kbp; the same at both.
     assert 0 < int(rows[0]["n"]) == int(rows[1]["n"]) < 60
     assert float(rows[0]["value"]) > 0.6 and float(rows[1]["over_low"]) <= float(rows[1]["over_high"])
+    variants = tmp_path / "v.tsv"
+    variants.write_text("CHROM\tPOS\tREF\tALT\tlabel\nchr1\t5000\tA\tC\t1\n")
+    said = extrapolate(genome, tmp_path / "no", "-m", tmp_path / "tuned", "--task", "tuned", "--table", variants,
+                       "--label", "label", status=2)  # fmt: skip
+    assert "got rows variants, expected intervals" in " ".join(said.split())
     said = extrapolate(genome, tmp_path / "no", "-m", models["hawk"], "--task", "tuned", "--benchmark", genome.folder,
                        status=2)  # fmt: skip
     assert "has no head" in " ".join(said.split())

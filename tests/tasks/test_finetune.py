@@ -286,10 +286,69 @@ def test_copies_are_leaks_on_either_strand(benchmark, tiny_model, tmp_path):
     fasta.write_text(f">a\n{text}\n>b\n{other}\n>c\n{benchmark.sequences['chr2'][:2_000]}\n")
     table = tmp_path / "t.tsv"
     table.write_text("CHROM\tSTART\tEND\ty\nb\t900\t1100\t1\nc\t300\t500\t0\nc\t1300\t1500\t1\na\t900\t1100\t0\n")
-    command = ["finetune", "--table", str(table), "--label", "y", "-f", str(fasta), "-o", str(tmp_path / "out"), "-m",
-               str(tiny_model), "--context", "400", "--test", "a", "--validation", "c:1-1000", *FAST]  # fmt: skip
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 2 and "copies of them, on either strand" in " ".join(result.output.split())
+    variants = tmp_path / "v.tsv"
+    bases = {"a": text[999], "b": other[1000], "c": benchmark.sequences["chr2"][399]}
+    lines = [f"b\t1001\t{bases['b']}\t{'A' if bases['b'] != 'A' else 'C'}\t1", "c\t400\t.\tA\t0", "c\t1400\t.\tA\t1",
+             f"a\t1000\t{bases['a']}\t{'T' if bases['a'] != 'T' else 'G'}\t0"]  # fmt: skip
+    lines[1:3] = [f"c\t{at}\t{benchmark.sequences['chr2'][at - 1]}\tN\t{at % 7 % 2}" for at in (400, 1400)]
+    variants.write_text("\n".join(["CHROM\tPOS\tREF\tALT\ty", *lines]) + "\n")
+    for rows in (table, variants):
+        command = ["finetune", "--table", str(rows), "--label", "y", "-f", str(fasta), "-o", str(tmp_path / "out"),
+                   "-m", str(tiny_model), "--context", "400", "--test", "a", "--validation", "c:1-1000",
+                   *FAST]  # fmt: skip
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 2, result.output
+        assert "copies of them, on either strand" in " ".join(result.output.split()), rows
+
+
+def test_one_fold_alone_is_the_fold_among_all(benchmark, tiny_model, tmp_path):
+    arguments = ["promoter", "--benchmark", benchmark.folder, "-m", tiny_model, "--context", "300", "--folds", "3"]
+    finetune(benchmark, tmp_path / "all", *arguments)
+    finetune(benchmark, tmp_path / "second", *arguments, "--fold", "2")
+    one = [row["model"] for row in predictions(tmp_path / "second")]
+    assert one == [row["fold_2"] for row in predictions(tmp_path / "all")]
+
+
+def test_labels_that_changed_are_not_gone_on_with(benchmark, tiny_model, tmp_path):
+    rows = (benchmark.folder / "regulatory_elements" / "promoter_dataset_subset.csv").read_text().splitlines()
+    tables = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for path, flip in zip(tables, (False, True), strict=True):
+        with open(path, "w") as handle:
+            handle.write("CHROM,START,END,y,split\n")
+            for line in rows[1:]:
+                chrom, start, stop, label, split = line.strip().split(",")
+                handle.write(f"{chrom},{int(start) - 1},{int(stop) - 1},{int(label) ^ flip},{split}\n")
+    arguments = ["--label", "y", "-m", tiny_model, "--context", "300", "--train", "full", "--fold", "1", "--max-rows",
+                 "40"]  # fmt: skip
+    finetune(benchmark, tmp_path / "out", "--table", tables[0], *arguments)
+    said = finetune(benchmark, tmp_path / "out", "--table", tables[1], *arguments, "--resume", status=2)
+    assert "made with other settings: labels" in " ".join(said.split())
+
+
+def test_what_is_not_of_a_run_stays(benchmark, tiny_model, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["promoter", "--benchmark", benchmark.folder, "-m", tiny_model, "--context", "300", "--train", "full",
+                 "--fold", "1", "--max-rows", "32"]  # fmt: skip
+    finetune(benchmark, out, *arguments)
+    (out / "fold-data").mkdir()
+    finetune(benchmark, out, *arguments, "--test", "chr77", status=2)
+    assert (out / "fold-data").is_dir() and (out / "fold-1").is_dir() and (out / "metrics.json").is_file()
+    finetune(benchmark, out, *arguments, "--epochs", "1")
+    assert (out / "fold-data").is_dir()
+
+
+def test_contigs_by_a_table_of_names(benchmark, tiny_model, tmp_path):
+    names = tmp_path / "names.tsv"
+    names.write_text("".join(f"scaffold{i}\t{name}\n" for i, name in enumerate(CONTIGS)))
+    table = tmp_path / "t.csv"
+    table.write_text("CHROM,START,END,y\n" + "".join(
+        f"scaffold{CONTIGS.index(name)},{at - 100},{at + 100},{benchmark.label(name, at)}\n"
+        for name, at in benchmark.places(8)
+    ))  # fmt: skip
+    finetune(benchmark, tmp_path / "out", "--table", table, "--label", "y", "-m", tiny_model, "--context", "400",
+             "--test", "scaffold7,scaffold8", "--chrom-alias", names, "--train", "logistic",
+             "--allow-leaks")  # fmt: skip
+    assert report(tmp_path / "out")["rows"]["test"] == 16
 
 
 @pytest.mark.parametrize(
@@ -305,6 +364,8 @@ def test_copies_are_leaks_on_either_strand(benchmark, tiny_model, tmp_path):
         (["promoter", "--benchmark", "{}", "--distance-feature"], "the rows have no distance"),
         (["promoter", "--benchmark", "{}", "--tissue-as", "index"], "the rows have no tissue"),
         (["cage", "--benchmark", "{}", "--context", "100"], "--context: got 100 bp, too short"),
+        (["cage", "--benchmark", "{}", "--context", "2048", "--train", "ridge"], "cage predicts bins"),
+        (["promoter", "--benchmark", "{}", "--train", "full", "--chunk", "100"], "are of frozen models"),
         (["promoter", "--benchmark", "{}", "--hidden", "a"], "--hidden: got 'a', expected widths"),
         (["promoter", "--benchmark", "{}", "--test", "chr77"], "chr77"),
     ],

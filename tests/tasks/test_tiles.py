@@ -297,7 +297,7 @@ def test_wildtype_scores_are_read_off_the_unmasked_tile(slow_model, runner, fast
             refs, alts = (seen(of[list(edit.sites)]) for of in (edit.ref, edit.alt))
             expected.append((log_p[rows, alts] - log_p[rows, refs]).sum())
         assert found[i].llr == pytest.approx(np.mean(expected), abs=2e-5)
-        assert found[i][1:] == (None, None, None, 0.0)
+        assert found[i][1:] == (None, None, None, 0.0, ())
 
 
 def test_verification_says_how_far_off_scores_are(runner, fasta, caplog):
