@@ -127,6 +127,7 @@ _data = typer.Typer(help="List, fetch and verify the files of a manifest.", no_a
 _data.command("list")(guard(data.list_command))
 _data.command("fetch")(guard(data.fetch_command))
 _data.command("verify")(guard(data.verify_command))
+_data.command("expand")(guard(data.expand_command))
 app.add_typer(_data, name="data")
 
 

@@ -47,6 +47,26 @@ def fetch_command(
     data.fetch(data.select(manifest, names or (), kind or ()), offline=offline, named=bool(names))
 
 
+def expand_command(
+    addresses: Annotated[Path, typer.Argument(metavar="LIST", help="Text with an address of a FASTA in each line.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Manifest to write.", envvar=o.env("output"), rich_help_panel=o.OUTPUT),
+    ],
+    weight: Annotated[float, typer.Option(help="Of each genome in training.", rich_help_panel=o.OUTPUT)] = 1.0,
+    verbose: o.Verbose = 0, quiet: o.Quiet = False,
+) -> None:  # fmt: skip
+    """Make a manifest of a list of addresses, a row for each genome by its assembly accession."""
+    from lrgenome.cli import logs
+    from lrgenome.errors import UsageError
+    from lrgenome.tasks import data
+
+    logs.set_up(verbose, quiet, None)
+    if not 0 < weight < float("inf"):
+        raise UsageError(f"--weight: got {weight}, expected a positive number")
+    print(f"genomes\t{data.expand(addresses, output, weight=weight)}")
+
+
 def verify_command(
     names: Names = None, manifest: Manifest = DEFAULT, kind: Kind = None, verbose: o.Verbose = 0, quiet: o.Quiet = False
 ) -> None:

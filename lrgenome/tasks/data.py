@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import pysam
 
 from lrgenome.errors import DownloadError, FastaError, InputError, UsageError
-from lrgenome.io.atomic import os_error_as_output_error, partial_path, publish, whole_file
+from lrgenome.io.atomic import atomic_output, os_error_as_output_error, partial_path, publish, whole_file
 from lrgenome.io.download import download, sha256_of
 from lrgenome.io.fai import gzip_kind
 from lrgenome.io.fasta import Fasta
@@ -23,6 +24,8 @@ from lrgenome.tasks.progress import Progress
 log = logging.getLogger(__name__)
 
 _FASTA = (".fa.gz", ".fasta.gz", ".fna.gz", ".fa", ".fasta", ".fna")
+_ADDRESS = re.compile(r"(?:https?|ftp)://[^\s,;\"']+?\.(?:fa|fasta|fna)(?:\.gz)?(?=$|[\s,;\"'])")
+_ACCESSION = re.compile(r"GC[AF]_\d{9}\.\d+")
 _BLOCK = 1 << 20
 
 
@@ -199,3 +202,45 @@ def _unpacked(raw: Path, kind: str) -> Iterator[bytes]:
                 yield block
     except (EOFError, OSError, zlib.error) as error:
         raise DownloadError(f"{raw}: is damaged: {error}") from error
+
+
+def expand(source: Path, output: Path, *, weight: float) -> int:
+    """Write a manifest with a row for each genome of a list of addresses, and return how many there are.
+
+    Parameters
+    ----------
+    source
+        Text (CSV, TSV or one a line) with an address of a FASTA in each line; lines without one are skipped.
+    output
+        Manifest; files go to ``data/`` beside it. The name of each is its assembly accession (GCF_... or GCA_...), or
+        else its file's.
+    weight
+        Of each genome.
+
+    Raises
+    ------
+    InputError
+        If the list has no address, or has one twice.
+    """
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{source}: cannot be read as text ({error})") from error
+    rows: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        match = _ADDRESS.search(line)
+        if match is None:
+            continue
+        url = match.group(0)
+        file = url.rsplit("/", 1)[-1]
+        accession = _ACCESSION.search(file) or _ACCESSION.search(url)
+        name = accession.group(0) if accession else file.split(".")[0]
+        if name in rows:
+            raise InputError(f"{source} line {number}: {name} is there a second time")
+        rows[name] = "\t".join((name, "genome", name, f"data/{file}", url, f"{weight:g}", ".", "."))
+    if not rows:
+        raise InputError(f"{source}: got no address of a FASTA ({', '.join(_FASTA)}), expected one a line")
+    header = "name\tkind\tassembly\tpath\turl\tweight\tholdout\tvalidation"
+    with atomic_output(output, "w") as handle:
+        handle.write("\n".join([header, *rows.values()]) + "\n")
+    return len(rows)

@@ -170,3 +170,24 @@ def test_rows_that_are_none(manifest, row, message):
     manifest.write_text(manifest.read_text() + row + "\n")
     result = run("list", "--manifest", manifest, code=3)
     assert f"line 8: {message}" in result.stderr
+
+
+def test_a_list_of_addresses_becomes_a_manifest_by_accession(server, tmp_path):
+    listed = tmp_path / "urls.csv"
+    ncbi = "https://ftp.ncbi.nlm.nih.gov/genomes/all/GCF/000/146/045/GCF_000146045.2_R64_genomic.fna.gz"
+    listed.write_text(f"species,urls\nyeast,{ncbi}\nours,{server.address}/gzip.fa.gz\nnothing,\n")
+    out = tmp_path / "manifest.tsv"
+    result = CliRunner().invoke(app, ["data", "expand", str(listed), "-o", str(out), "--weight", "0.5"])
+    assert result.exit_code == 0 and result.output == "genomes\t2\n"
+    sets = read_data_sets(out)
+    assert [(one.name, one.assembly, one.url) for one in sets] == [
+        ("GCF_000146045.2", "GCF_000146045.2", ncbi), ("gzip", "gzip", f"{server.address}/gzip.fa.gz"),
+    ]  # fmt: skip
+    # From there on it is as any other: fetched, and trained on.
+    assert CliRunner().invoke(app, ["data", "fetch", "gzip", "--manifest", str(out)]).exit_code == 0
+    (ours,) = [one for one in read_manifest(out, check_files=False) if one.name == "gzip"]
+    assert ours.path.is_file() and ours.weight == 0.5
+    for text, message in ((f"{ncbi}\n{ncbi}\n", "line 2: GCF_000146045.2 is there a second time"), ("a\n", "no address")):
+        listed.write_text(text)
+        result = CliRunner().invoke(app, ["data", "expand", str(listed), "-o", str(out)])
+        assert result.exit_code == 3 and message in " ".join(result.output.split())
