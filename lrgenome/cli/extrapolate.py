@@ -83,6 +83,7 @@ def command(
     store: o.Store = "auto",
     tmpdir: o.Tmpdir = None,
     offline: o.Offline = False,
+    resume: o.Resume = False,
     no_clobber: o.NoClobber = False,
     seed: o.Seed = 0,
     log_file: o.LogFile = None,
@@ -110,7 +111,7 @@ def command(
         rows = TunedRows(benchmark, table, tuple(label or ()), tuple(test or ()), tissue_column, distance_column)
     run(
         output, fasta, model or [None], settings, probes=tuple(probe or ()), regions=tuple(regions or ()),
-        regions_file=regions_file, scale=timescale_scale, chunk=chunk, rows=rows,
+        regions_file=regions_file, scale=timescale_scale, chunk=chunk, rows=rows, resume=resume,
         options={"gpu": gpu, "device": device, "threads": threads, "precision": precision, "store": store,
                  "tmpdir": tmpdir, "max_memory": max_memory, "offline": offline},
     )  # fmt: skip

@@ -128,6 +128,7 @@ def command(
     class_weights: Annotated[str, _train("class-weights", "none, or balanced.")] = "none",
     resume: o.Resume = False,
     no_clobber: o.NoClobber = False,
+    dry_run: o.DryRun = False,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder of features of frozen models; default OUTPUT/features.", envvar=o.env("cache"),
@@ -200,12 +201,13 @@ def command(
             table, label or [], tissue=tissue_column, distance=distance_column, group=within, kind=kind
         )
     with Fasta(fasta) as genome, os_error_as_output_error(output):
-        output.mkdir(parents=True, exist_ok=True)
+        if not dry_run:
+            output.mkdir(parents=True, exist_ok=True)
         if train == "full":
             compute = choose_compute(gpu=gpu, device=device, threads=threads, precision=precision)
             loaded = load_model(find_model(model, offline=offline))
             tuner = Finetuner(examples, genome, loaded, None, settings, compute, output, cache=None, resume=resume)
-            report = tuner.run()
+            report = tuner.plan() if dry_run else tuner.run()
         else:
             loaded, runner = ready(
                 model, gpu=gpu, device=device, threads=threads, precision=precision, auto=None, chunk=chunk,
@@ -218,5 +220,6 @@ def command(
                     examples, genome, loaded, runner, settings, compute, output, cache=cache or output / "features",
                     resume=resume,
                 )  # fmt: skip
-                report = tuner.run()
-    print_report(report)
+                report = tuner.plan() if dry_run else tuner.run()
+    if report is not None:
+        print_report(report)

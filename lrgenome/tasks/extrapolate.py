@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +19,7 @@ from lrgenome.config import NucleotideTransformerConfig
 from lrgenome.engine.runners import AnyRunner
 from lrgenome.errors import MemoryLimitError, UsageError
 from lrgenome.glossary import format_length, parse_length
+from lrgenome.io.atomic import write_at_once
 from lrgenome.io.fasta import Fasta
 from lrgenome.metrics import mean_interval
 from lrgenome.models.checkpoint import LoadedModel
@@ -140,6 +145,49 @@ def loss_name(model: Model) -> str:
     return "LOSS_6MER" if kmers else "LOSS"
 
 
+class KeptLosses:
+    """Losses that are computed, in a folder, so that an interrupted run goes on; a file a model, strategy and length.
+
+    Parameters
+    ----------
+    folder
+        Made when the first is kept; None: nothing is kept.
+    resume
+        Whether to take what is there.
+    """
+
+    def __init__(self, folder: Path | None, *, resume: bool) -> None:
+        self._folder, self._resume = folder, resume
+
+    @staticmethod
+    def key(sha256: str, name: str, strategy: str, length: int, runner: AnyRunner, fasta: Fasta, sites: Any) -> str:
+        """Name all that losses depend on."""
+        places = [(site.contig, site.centre, site.targets.tobytes()) for site in sites]
+        how = name, strategy, length, runner.chunk, str(runner.model.compute_dtype)
+        return hashlib.sha256(repr((sha256, how, fasta.fingerprint(), places)).encode()).hexdigest()[:24]
+
+    def load(self, key: str) -> dict[str, Any] | None:
+        """Return what is kept under a key, if that is wanted and whole."""
+        if self._folder is None or not self._resume:
+            return None
+        try:
+            found: dict[str, Any] = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def save(self, key: str, found: dict[str, Any]) -> None:
+        """Keep it."""
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_at_once(self._folder / f"{key}.json", json.dumps(found).encode(), 0o644)
+
+    def clear(self) -> None:
+        """Forget all, once the report is written."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
 @dataclass
 class Study:
     """All rows so far, and losses by site for what is computed of them."""
@@ -152,9 +200,13 @@ class Study:
 
 
 def masked_losses(
-    models: Sequence[Prepared], fasta: Fasta, regions: Regions | None, settings: ExtrapolateSettings, study: Study
-) -> None:
-    """Add the loss at the same masked bases of the same sites, at every length, of every model and strategy."""
+    models: Sequence[Prepared], fasta: Fasta, regions: Regions | None, settings: ExtrapolateSettings, study: Study,
+    kept: KeptLosses,
+) -> None:  # fmt: skip
+    """Add the loss at the same masked bases of the same sites, at every length, of every model and strategy.
+
+    What is `kept` of a run before is not computed again.
+    """
     longest = max(settings.lengths)
     sites = choose_sites(
         fasta, regions, longest=longest, target=settings.masked, count=settings.sites, seed=settings.seed
@@ -170,7 +222,7 @@ def masked_losses(
                 loaded, runner = one.make(strategy)
                 with runner:
                     for length in settings.lengths:
-                        _add(study, one, strategy, length, sites, loaded, runner, fasta)
+                        _add(study, one, strategy, length, sites, loaded, runner, fasta, kept)
                         progress.update(len(sites) * length)
     for one in models:
         for strategy in settings.strategies(one.loaded.model):
@@ -186,30 +238,35 @@ def reference_length(trained: int | None, lengths: Sequence[int]) -> int:
 
 def _add(
     study: Study, one: Prepared, strategy: str, length: int, sites: Sequence[Site], loaded: LoadedModel,
-    runner: AnyRunner, fasta: Fasta,
+    runner: AnyRunner, fasta: Fasta, kept: KeptLosses,
 ) -> None:  # fmt: skip
     row = LengthRow(one.name, strategy, length, loss_name(loaded.model), trained=one.trained)
     study.rows.append(row)
-    found = []
+    key = kept.key(loaded.sha256, one.name, strategy, length, runner, fasta, sites)
     try:
-        runner.plan(1, length)
-        with Meter(runner.device) as meter:
-            for site in sites:
-                low, high = site.window(length)
-                truth = fasta.fetch(site.contig, low, high)
-                at = site.targets + length // 2
-                losses = target_losses(runner, masked_window(truth, site.targets, length // 2), truth[at], at)
-                found.append((float(losses.sum()), float(len(losses))))
+        found = kept.load(key)
+        if found is None:
+            runner.plan(1, length)
+            sums = []
+            with Meter(runner.device) as meter:
+                for site in sites:
+                    low, high = site.window(length)
+                    truth = fasta.fetch(site.contig, low, high)
+                    at = site.targets + length // 2
+                    losses = target_losses(runner, masked_window(truth, site.targets, length // 2), truth[at], at)
+                    sums.append((float(losses.sum()), float(len(losses))))
+            found = {"sums": sums, "seconds": meter.seconds, "host": meter.host, "device": meter.gpu}
+            kept.save(key, found)
     except (UsageError, MemoryLimitError) as error:
         # Marked, never left out silently.
         row.status = f"{type(error).__name__}: {error}"
         log.warning("%s, %s, %s: %s", one.name, strategy, format_length(length), error)
         return
-    sums = np.array(found)
-    study.losses[one.name, strategy, length] = sums
-    row.value, row.low, row.high = mean_interval(sums[:, 0], sums[:, 1])
-    row.n, row.seconds, row.bases = int(sums[:, 1].sum()), meter.seconds, length * len(sites)
-    row.host, row.device = meter.host, meter.gpu
+    values = np.array(found["sums"])
+    study.losses[one.name, strategy, length] = values
+    row.value, row.low, row.high = mean_interval(values[:, 0], values[:, 1])
+    row.n, row.seconds, row.bases = int(values[:, 1].sum()), found["seconds"], length * len(sites)
+    row.host, row.device = found["host"], found["device"]
     log.info("%s, %s, %s: %.4f nats/bp (%.4f - %.4f), %.0f bp/s", one.name, strategy, format_length(length), row.value,
              row.low, row.high, row.bases / max(row.seconds, 1e-9))  # fmt: skip
 

@@ -25,6 +25,7 @@ from lrgenome.models.nucleotide_transformer import NucleotideTransformer
 from lrgenome.tasks.evaluation import MetricRow, evaluate
 from lrgenome.tasks.extrapolate import (
     ExtrapolateSettings,
+    KeptLosses,
     LengthRow,
     Prepared,
     Study,
@@ -93,7 +94,7 @@ class TunedRows(NamedTuple):
 def run(
     output: Path, fasta_path: Path, models: Sequence[Path | None], settings: ExtrapolateSettings, *,
     probes: tuple[str, ...], regions: tuple[str, ...], regions_file: Path | None, scale: float | None,
-    chunk: int | None, rows: TunedRows | None, options: dict[str, Any],
+    chunk: int | None, rows: TunedRows | None, resume: bool, options: dict[str, Any],
 ) -> Study:  # fmt: skip
     """Evaluate models at all lengths and by all probes, and write the report.
 
@@ -106,13 +107,14 @@ def run(
     chosen = tuple(PROBES) if "all" in probes else tuple(name for name in probes if name != "gain")
     if wrong := [name for name in chosen if name not in PROBES]:
         raise UsageError(f"--probe: got {wrong[0]!r}, expected some of {', '.join(PROBES)}, or all")
-    study = Study()
+    study, kept = Study(), KeptLosses(output / "partial", resume=resume)
     with Fasta(fasta_path) as fasta:
         where = read_regions(list(regions), regions_file, fasta.contigs, "auto")
         prepared = [_prepare(path, scale, chunk, options) for path in models]
         check_models(prepared)
         if rows is None:
-            masked_losses(prepared, fasta, where, settings, study)
+            with os_error_as_output_error(output):
+                masked_losses(prepared, fasta, where, settings, study, kept)
         else:
             for one in prepared:
                 _tuned(one, fasta, settings, rows, study)
@@ -129,6 +131,7 @@ def run(
         intro=f"{', '.join(one.name for one in prepared)}; {what}, at windows of "
               f"{', '.join(format_length(length) for length in settings.lengths)} of {fasta_path.name}.",
     )  # fmt: skip
+    kept.clear()
     for row in study.rows:
         value = f"{row.value:.4f}\t{row.low:.4f}\t{row.high:.4f}" if row.status == "OK" else f".\t.\t.\t{row.status}"
         print(f"{row.model}\t{row.strategy}\t{format_length(row.length)}\t{row.metric}\t{value}")

@@ -35,6 +35,7 @@ from lrgenome.tasks.evaluation import evaluate
 from lrgenome.tasks.leaks import LeakFinder, check_leaks
 from lrgenome.tasks.progress import Progress
 from lrgenome.tasks.report import FinetuneReport, write_report
+from lrgenome.tasks.score_vcf import measure_rate
 from lrgenome.tasks.selection import Regions, parse_regions
 from lrgenome.tasks.splits import Fold, Splits, split_rows
 from lrgenome.training.frozen import LINEAR, compute_features, fit_linear
@@ -284,6 +285,21 @@ class Finetuner:
         return Splits(folds, splits.test)
 
     # --- training
+    def plan(self) -> None:
+        """Print how many rows, windows and bases there are, and for a frozen model how long its features take."""
+        splits = self.divide()
+        used = self._used(splits)
+        windows = len({self.windows.identity(int(row)) for row in used})
+        bases = windows * self.settings.context * (2 if self.config.variants else 1)
+        bases *= 2 if self.config.strand == "both" else 1
+        print(f"rows\t{len(self.examples)}\ntest\t{len(splits.test)}")
+        for fold in splits.folds:
+            print(f"fold {fold.number + 1}\t{len(fold.train)} to train, {len(fold.validation)} to validate")
+        print(f"windows\t{windows}\nbases_to_run\t{bases}")
+        if self.runner is not None:
+            rate = measure_rate(self.runner, max(1, PASS // self.settings.context), self.settings.context)
+            print(f"expected_seconds\t{bases / rate:.0f}")
+
     def run(self) -> FinetuneReport:
         """Train every fold, test, and write checkpoint and report."""
         splits = self.divide()

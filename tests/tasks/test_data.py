@@ -187,7 +187,8 @@ def test_a_list_of_addresses_becomes_a_manifest_by_accession(server, tmp_path):
     assert CliRunner().invoke(app, ["data", "fetch", "gzip", "--manifest", str(out)]).exit_code == 0
     (ours,) = [one for one in read_manifest(out, check_files=False) if one.name == "gzip"]
     assert ours.path.is_file() and ours.weight == 0.5
-    for text, message in ((f"{ncbi}\n{ncbi}\n", "line 2: GCF_000146045.2 is there a second time"), ("a\n", "no address")):
+    twice = "line 2: GCF_000146045.2 is there a second time"
+    for text, message in ((f"{ncbi}\n{ncbi}\n", twice), ("a\n", "no address")):
         listed.write_text(text)
         result = CliRunner().invoke(app, ["data", "expand", str(listed), "-o", str(out)])
         assert result.exit_code == 3 and message in " ".join(result.output.split())

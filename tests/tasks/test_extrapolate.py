@@ -142,6 +142,28 @@ def test_two_runs_give_the_same_tables(genome, models, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
 
+def test_an_interrupted_study_goes_on(genome, models, tmp_path, monkeypatch):
+    from lrgenome.tasks import extrapolate as task
+
+    arguments = ["-m", models["hawk"], "--lengths", "256bp,512bp,1kbp", "--sites", "3"]
+    extrapolate(genome, tmp_path / "whole", *arguments)
+    computed, losses = [], task.target_losses
+
+    def stop(*given):
+        computed.append(given)
+        if len(computed) == 8:
+            raise KeyboardInterrupt
+        return losses(*given)
+
+    monkeypatch.setattr(task, "target_losses", stop)
+    with pytest.raises((KeyboardInterrupt, AssertionError)):
+        extrapolate(genome, tmp_path / "cut", *arguments)
+    assert len(list((tmp_path / "cut" / "partial").glob("*.json"))) == 2
+    extrapolate(genome, tmp_path / "cut", *arguments, "--resume")
+    assert len(computed) == 8 + 3 and not (tmp_path / "cut" / "partial").exists()
+    assert (tmp_path / "cut" / "gain.tsv").read_bytes() == (tmp_path / "whole" / "gain.tsv").read_bytes()
+
+
 def test_a_fine_tuned_model_is_tested_again_at_other_lengths(genome, models, tmp_path):
     command = ["finetune", "promoter", "--benchmark", str(genome.folder), "-f", str(genome.fasta), "-m",
                str(models["hawk"]), "-o", str(tmp_path / "tuned"), *FAST, "--context", "600", "--train", "logistic",

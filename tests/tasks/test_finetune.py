@@ -535,3 +535,12 @@ def test_embed_gives_predictions_of_a_head_of_intervals(benchmark, tiny_model, t
     assert np.abs(got - [float(row["model"]) for row in rows]).max() < 0.02
     result = CliRunner().invoke(app, [*command[:4], "--layer", "head", "-o", str(tmp_path / "f.h5")])
     assert result.exit_code == 2 and "the model has no head" in " ".join(result.output.split())
+
+
+def test_a_dry_run_counts_and_writes_nothing(benchmark, tiny_model, tmp_path):
+    said = finetune(benchmark, tmp_path / "out", "vep-clinvar", "--benchmark", benchmark.folder, "-m", tiny_model,
+                    "--context", "600", "--strand", "both", "--dry-run")  # fmt: skip
+    lines = dict(line.split("\t") for line in said.splitlines() if "\t" in line)
+    assert lines["rows"] == "240" and lines["test"] == "48" and "to train" in lines["fold 2"]
+    assert int(lines["bases_to_run"]) == int(lines["windows"]) * 600 * 2 * 2 and float(lines["expected_seconds"]) >= 0
+    assert not (tmp_path / "out").exists()
