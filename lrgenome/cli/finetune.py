@@ -207,7 +207,9 @@ def command(
             compute = choose_compute(gpu=gpu, device=device, threads=threads, precision=precision)
             loaded = load_model(find_model(model, offline=offline))
             tuner = Finetuner(examples, genome, loaded, None, settings, compute, output, cache=None, resume=resume)
-            report = tuner.plan() if dry_run else tuner.run()
+            report = None if dry_run else tuner.run()
+            if dry_run:
+                tuner.plan()
         else:
             loaded, runner = ready(
                 model, gpu=gpu, device=device, threads=threads, precision=precision, auto=None, chunk=chunk,
@@ -220,6 +222,8 @@ def command(
                     examples, genome, loaded, runner, settings, compute, output, cache=cache or output / "features",
                     resume=resume,
                 )  # fmt: skip
-                report = tuner.plan() if dry_run else tuner.run()
+                report = None if dry_run else tuner.run()
+                if dry_run:
+                    tuner.plan()
     if report is not None:
         print_report(report)
