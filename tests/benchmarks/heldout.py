@@ -61,18 +61,19 @@ Losses = Callable[[np.ndarray, Masked], np.ndarray]
 @torch.no_grad()
 def model_losses(model: Model, both: bool, truth: np.ndarray, masked: Masked) -> np.ndarray:
     """Return what a checkpoint loses at the targets; with `both`, of the mean of both strands' log-probabilities."""
-    values = _one_strand(model, truth, masked)
+    values = _one_strand(model, masked)
     if both:
         flipped = Masked(reverse_complement(masked.ids), masked.targets[::-1].copy())
-        values = (values + _one_strand(model, reverse_complement(truth), flipped)[::-1]) / 2
+        # The complements of A, C, G and T are these in reverse.
+        values = (values + _one_strand(model, flipped)[::-1, ::-1]) / 2
     places = np.searchsorted([7, 8, 9, 10], truth[masked.targets])
     values = values - np.logaddexp.reduce(values, axis=1, keepdims=True) if both else values
     # Alone as in training, over all ids; the mean of strands over the four bases.
     return np.asarray(-values[np.arange(len(places)), places])
 
 
-def _one_strand(model: Model, truth: np.ndarray, masked: Masked) -> np.ndarray:
-    """Return (n, 4) log-probabilities of A, C, G and T, or of this strand's complements T, G, C and A, at targets."""
+def _one_strand(model: Model, masked: Masked) -> np.ndarray:
+    """Return (n, 4) log-probabilities of A, C, G and T at targets, over all ids."""
     ids, wanted = torch.from_numpy(masked.ids)[None], torch.from_numpy(masked.targets)
     if isinstance(model, NucleotideTransformer):
         logits = model.head(model.encode(ids)[0, wanted])
