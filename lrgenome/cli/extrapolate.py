@@ -1,15 +1,14 @@
 """`lrgenome extrapolate`."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lrgenome.cli import options as o
 
-
-def _what(name: str, help: str, *more: str, panel: str = "Evaluation", **extra: Any) -> Any:
-    return typer.Option(f"--{name}", *more, help=help, envvar=o.env(name), rich_help_panel=panel, **extra)
+_what = partial(o.option, panel="Evaluation")
 
 
 def command(

@@ -1,7 +1,8 @@
 """`lrgenome finetune`."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,16 +11,9 @@ from lrgenome.cli import options as o
 _TASKS = "vep-eqtl, vep-clinvar, omim, bulk-rna, cage, histone, dnase, promoter or enhancer"
 
 
-def _data(name: str, help: str, *more: str, **extra: Any) -> Any:
-    return typer.Option(f"--{name}", *more, help=help, envvar=o.env(name), rich_help_panel=o.INPUT, **extra)
-
-
-def _head(name: str, help: str, *more: str, **extra: Any) -> Any:
-    return typer.Option(f"--{name}", *more, help=help, envvar=o.env(name), rich_help_panel="Head", **extra)
-
-
-def _train(name: str, help: str, *more: str, **extra: Any) -> Any:
-    return typer.Option(f"--{name}", *more, help=help, envvar=o.env(name), rich_help_panel="Training", **extra)
+_data = partial(o.option, panel=o.INPUT)
+_head = partial(o.option, panel="Head")
+_train = partial(o.option, panel="Training")
 
 
 def command(
@@ -162,8 +156,9 @@ def command(
     from lrgenome.io.user_table import read_table
     from lrgenome.models.checkpoint import load_model
     from lrgenome.tasks.compute import choose_compute
-    from lrgenome.tasks.finetune import Finetuner, FinetuneSettings, check_output
-    from lrgenome.tasks.report import print_report
+    from lrgenome.tasks.finetune import Finetuner
+    from lrgenome.tasks.finetune_settings import FinetuneSettings
+    from lrgenome.tasks.report import check_output, print_report
     from lrgenome.tasks.setup import find_model, ready
     from lrgenome.training.tuning import TuneSettings
 

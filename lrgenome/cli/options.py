@@ -1,7 +1,7 @@
 """Option types that several commands share; nothing heavy is imported here."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,6 +29,11 @@ def size(text: str) -> int:
 def env(name: str) -> str:
     """Name the environment variable of an option."""
     return "LRGENOME_" + name.upper().replace("-", "_")
+
+
+def option(name: str, help: str, *, panel: str, **extra: Any) -> Any:
+    """Make an option with its environment variable."""
+    return typer.Option(f"--{name}", help=help, envvar=env(name), rich_help_panel=panel, **extra)
 
 
 # --- Input

@@ -1,6 +1,7 @@
 """`lrgenome pretrain`."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +16,7 @@ _PRESETS = (
 )
 
 
-def _train(name: str, help: str) -> typer.models.OptionInfo:
-    return typer.Option(help=help, envvar=o.env(name), rich_help_panel="Training")
+_train = partial(o.option, panel="Training")
 
 
 def command(
@@ -52,7 +52,7 @@ def command(
         typer.Option(parser=o.length, metavar="LENGTH", help="Window length.", envvar=o.env("window"),
                      rich_help_panel="Training"),
     ] = "12kbp",  # type: ignore[assignment]
-    batch_size: Annotated[int, _train("batch_size", "Windows of a batch.")] = 8,
+    batch_size: Annotated[int, _train("batch-size", "Windows of a batch.")] = 8,
     accumulate: Annotated[int, _train("accumulate", "Batches per optimizer step.")] = 12,
     steps: Annotated[int, _train("steps", "Optimizer steps.")] = _STEPS,
     schedule: Annotated[
@@ -62,15 +62,15 @@ def command(
     ] = None,
     warmup: Annotated[int, _train("warmup", "Steps of linear warm-up.")] = 2_000,
     lr: Annotated[float, _train("lr", "Highest learning rate.")] = 1e-4,
-    lr_min: Annotated[float, _train("lr_min", "Learning rate at both ends.")] = 1e-8,
-    weight_decay: Annotated[float, _train("weight_decay", "AdamW's, on matrices only.")] = 0.1,
+    lr_min: Annotated[float, _train("lr-min", "Learning rate at both ends.")] = 1e-8,
+    weight_decay: Annotated[float, _train("weight-decay", "AdamW's, on matrices only.")] = 0.1,
     clip: Annotated[float, _train("clip", "Largest norm of the gradient.")] = 1.0,
-    mask_fraction: Annotated[float, _train("mask_fraction", "Share of bases that are targets.")] = 0.15,
-    val_every: Annotated[int, _train("val_every", "Steps between validations.")] = 1_000,
-    val_windows: Annotated[int, _train("val_windows", "Validation windows per genome.")] = 16,
+    mask_fraction: Annotated[float, _train("mask-fraction", "Share of bases that are targets.")] = 0.15,
+    val_every: Annotated[int, _train("val-every", "Steps between validations.")] = 1_000,
+    val_windows: Annotated[int, _train("val-windows", "Validation windows per genome.")] = 16,
     val_lengths: Annotated[
         str | None,
-        _train("val_lengths", "Validate at these lengths too, as 2kbp,12kbp,128kbp, with a figure of them."),
+        _train("val-lengths", "Validate at these lengths too, as 2kbp,12kbp,128kbp, with a figure of them."),
     ] = None,
     divergence: Annotated[
         float, _train("divergence", "Stop when the mean loss of 100 steps is so far above its lowest, nats; 0: never.")
@@ -80,14 +80,14 @@ def command(
     ] = 0.0,
     state_init: Annotated[
         str,
-        _train("state_init", "What half of the windows begin with: zero (nothing), pass (the final state of another "
+        _train("state-init", "What half of the windows begin with: zero (nothing), pass (the final state of another "
                              "window), noise (like final states)."),
     ] = "zero",
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Log to OUTPUT/tensorboard too.", envvar=o.env("tensorboard"),
                            rich_help_panel=o.OUTPUT)
     ] = False,
-    save_every: Annotated[float, _train("save_every", "Seconds between snapshots.")] = 300.0,
+    save_every: Annotated[float, _train("save-every", "Seconds between snapshots.")] = 300.0,
     recompute: Annotated[
         str, _train("recompute", "Run blocks again in the backward pass, to save memory: auto, always, never.")
     ] = "auto",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from lrgenome.config.caduceus import CADUCEUS, CaduceusConfig
+from lrgenome.config.common import from_object
 from lrgenome.config.hawk import HALF_LIFE_LIMIT, HAWK, HawkConfig
 from lrgenome.config.nucleotide_transformer import NUCLEOTIDE_TRANSFORMER, NucleotideTransformerConfig
 from lrgenome.dna import VOCAB_SIZE
@@ -57,14 +56,7 @@ def config_from_json(values: object) -> ModelConfig:
     family = values.get("family", HAWK)
     if not isinstance(family, str) or family not in FAMILIES:
         raise UsageError(f"model setting family: got {family!r}, expected one of {', '.join(FAMILIES)}")
-    kind = FAMILIES[family]
-    known = {field.name for field in dataclasses.fields(kind)}
-    needed = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
-    if unknown := sorted(set(values) - known):
-        raise UsageError(f"model settings: unknown {', '.join(unknown)}; expected {', '.join(sorted(known))}")
-    if missing := sorted(needed - set(values)):
-        raise UsageError(f"model settings: missing {', '.join(missing)}")
-    return kind(**values)
+    return from_object(FAMILIES[family], values, "model")
 
 
 __all__ = [

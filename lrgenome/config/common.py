@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, TypeVar
 
 from lrgenome.errors import UsageError
+
+T = TypeVar("T")
 
 
 def check_counts(config: Any, *names: str) -> None:
@@ -26,3 +29,17 @@ def check_family(config: Any, family: str) -> None:
     """Raise `UsageError` unless the settings say that they are of `family`."""
     if config.family != family:
         raise UsageError(f"model setting family: got {config.family!r}, expected {family!r}")
+
+
+def from_object(kind: type[T], values: object, what: str) -> T:
+    """Make settings of decoded JSON; `UsageError` names what is missing, unknown or impossible."""
+    if not isinstance(values, dict):
+        raise UsageError(f"{what} settings: got {type(values).__name__}, expected an object")
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    known = {field.name for field in fields}
+    needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+    if unknown := sorted(set(values) - known):
+        raise UsageError(f"{what} settings: unknown {', '.join(unknown)}; expected {', '.join(sorted(known))}")
+    if missing := sorted(needed - set(values)):
+        raise UsageError(f"{what} settings: missing {', '.join(missing)}")
+    return kind(**values)

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from lrgenome.config.common import from_object
 from lrgenome.errors import UsageError
 
 KINDS = ("classes", "labels", "numbers")
@@ -94,15 +95,7 @@ class HeadConfig:
 
 def head_from_json(values: object) -> HeadConfig:
     """Read head settings from decoded JSON; `UsageError` names what is missing, unknown or impossible."""
-    if not isinstance(values, dict):
-        raise UsageError(f"head settings: got {type(values).__name__}, expected an object")
-    known = {field.name for field in dataclasses.fields(HeadConfig)}
-    needed = {f.name for f in dataclasses.fields(HeadConfig) if f.default is dataclasses.MISSING}
-    if unknown := sorted(set(values) - known):
-        raise UsageError(f"head settings: unknown {', '.join(unknown)}")
-    if missing := sorted(needed - set(values)):
-        raise UsageError(f"head settings: missing {', '.join(missing)}")
     try:
-        return HeadConfig(**values)
-    except (TypeError, ValueError) as error:
+        return from_object(HeadConfig, values, "head")
+    except TypeError as error:
         raise UsageError(f"head settings: {error}") from error

@@ -21,8 +21,6 @@ from lrgenome.errors import InputError, UsageError
 csv.field_size_limit(1 << 24)
 
 _NUMBERED = re.compile(r"^\s*\[\d+\]")
-KINDS = ("classes", "labels", "numbers")
-"""One binary label; several binary labels; numbers."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Examples:
     """Rows of a supervised task; all arrays have one entry a row."""
 
     kind: str
-    """One of `KINDS`."""
+    """One of `config.head.KINDS`."""
     outputs: tuple[str, ...]
     """Names of the label columns."""
     contig: npt.NDArray[np.str_]

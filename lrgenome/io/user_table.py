@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lrgenome.config.head import KINDS
 from lrgenome.errors import InputError, UsageError
 from lrgenome.io.examples import Columns, Examples, need_columns, number_of, read_rows, whole_of
 
@@ -49,7 +50,7 @@ def read_table(
         Columns of tissues (words), of distances to the nearest transcription start (bp), and of what metrics are also
         taken within.
     kind
-        One of `examples.KINDS`; default by the labels: all 0 or 1, and how many there are.
+        One of `config.head.KINDS`; default by the labels: all 0 or 1, and how many there are.
 
     Raises
     ------
@@ -58,6 +59,8 @@ def read_table(
     """
     if not labels:
         raise UsageError("--label: got none, expected the names of columns of labels")
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"--kind: got {kind!r}, expected one of {', '.join(KINDS)}")
     columns = Columns()
     names: dict[str, str] = {}
     variants = False

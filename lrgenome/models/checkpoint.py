@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from lrgenome.config import ModelConfig, config_from_json
-from lrgenome.errors import ModelError, OutputError, UsageError
+from lrgenome.errors import ModelError, UsageError
 from lrgenome.models import published
 from lrgenome.models.families import Model, build
-from lrgenome.models.heads import CONFIG_NAME, HEAD_NAME, Head, load_head
+from lrgenome.models.files import CONFIG_NAME, write_tensors
+from lrgenome.models.heads import HEAD_NAME, Head, load_head
 
 FORMAT = "lrgenome-model"
 FORMAT_VERSION = 1
@@ -60,24 +60,11 @@ def save_model(model: Model, folder: str | os.PathLike[str], meta: dict[str, Any
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: p.detach().float().cpu().contiguous() for name, p in model.named_parameters()}
     config = {
         "format": FORMAT, "format_version": FORMAT_VERSION, "model": model.config.to_json(),
-        "parameters": sum(t.numel() for t in tensors.values()), **(meta or {}),
+        "parameters": sum(p.numel() for p in model.parameters()), **(meta or {}),
     }  # fmt: skip
-    weights = folder / (WEIGHTS_NAME + ".partial")
-    try:
-        save_file(tensors, weights)
-    except SafetensorError as error:
-        raise OutputError(f"cannot write {weights}: {error}") from error
-    settings = folder / (CONFIG_NAME + ".partial")
-    settings.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    # safetensors makes its files readable by their owner alone; a model is there to be shared.
-    weights.chmod(settings.stat().st_mode)
-    for partial in (weights, settings):
-        with open(partial, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(partial, partial.with_suffix(""))
+    write_tensors(folder, WEIGHTS_NAME, dict(model.named_parameters()), config)
     return fingerprint(folder)
 
 

@@ -14,16 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear, one_hot, softplus
 
 from lrgenome.config.head import HeadConfig, head_from_json
 from lrgenome.errors import ModelError, UsageError
+from lrgenome.models.files import CONFIG_NAME, write_tensors
 from lrgenome.models.stack import normal
 
-CONFIG_NAME = "config.json"
-"""Settings of a checkpoint folder, of its model and of its head."""
 HEAD_NAME = "head.safetensors"
 _LOG_SCALE = 1e5
 """A distance of so many bp comes in as about 1."""
@@ -118,15 +116,7 @@ def save_head(head: Head, folder: str | os.PathLike[str], more: dict[str, Any] |
     folder = Path(folder)
     settings = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     settings |= {"head": head.config.to_json(), **(more or {})}
-    partial = folder / (HEAD_NAME + ".partial")
-    save_file({name: t.detach().float().cpu().contiguous() for name, t in head.state_dict().items()}, partial)
-    text = folder / (CONFIG_NAME + ".partial")
-    text.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.chmod(text.stat().st_mode)
-    for file in (partial, text):
-        with open(file, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(file, file.with_suffix(""))
+    write_tensors(folder, HEAD_NAME, head.state_dict(), settings)
 
 
 def load_head(folder: str | os.PathLike[str] | None) -> Head | None:

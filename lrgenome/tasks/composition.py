@@ -20,8 +20,8 @@ def composition(windows: LabelledWindows, rows: Rows) -> npt.NDArray[np.float32]
     CpG over what it would be by chance, of the interval itself and of 1 kbp around it.
     """
     describe = _variant if windows.examples.variants else _interval
-    found = [describe(windows, int(row)) for row in rows]
-    return np.array(found, dtype=np.float32).reshape(len(rows), -1)
+    found = {row: describe(windows, row) for row in windows.in_genome_order(rows)}
+    return np.array([found[int(row)] for row in rows], dtype=np.float32).reshape(len(rows), -1)
 
 
 def _variant(windows: LabelledWindows, row: int) -> npt.NDArray[np.float32]:

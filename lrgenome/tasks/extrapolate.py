@@ -37,7 +37,7 @@ RECURRENT, ATTENTION = ("exact", "forward", "none"), ("none", "plain", "pi", "nt
 """Strategies of recurrent models (which states cross chunk edges), and of transformers (their positions)."""
 
 
-class Prepared(NamedTuple):
+class Compared(NamedTuple):
     """A model to compare, and how to make its runners."""
 
     name: str
@@ -200,7 +200,7 @@ class Study:
 
 
 def masked_losses(
-    models: Sequence[Prepared], fasta: Fasta, regions: Regions | None, settings: ExtrapolateSettings, study: Study,
+    models: Sequence[Compared], fasta: Fasta, regions: Regions | None, settings: ExtrapolateSettings, study: Study,
     kept: KeptLosses,
 ) -> None:  # fmt: skip
     """Add the loss at the same masked bases of the same sites, at every length, of every model and strategy.
@@ -237,7 +237,7 @@ def reference_length(trained: int | None, lengths: Sequence[int]) -> int:
 
 
 def _add(
-    study: Study, one: Prepared, strategy: str, length: int, sites: Sequence[Site], loaded: LoadedModel,
+    study: Study, one: Compared, strategy: str, length: int, sites: Sequence[Site], loaded: LoadedModel,
     runner: AnyRunner, fasta: Fasta, kept: KeptLosses,
 ) -> None:  # fmt: skip
     row = LengthRow(one.name, strategy, length, loss_name(loaded.model), trained=one.trained)
@@ -294,7 +294,7 @@ def gains(study: Study) -> Iterator[dict[str, Any]]:
                    "high": gain.high, "per_doubling": gain.value / doublings}  # fmt: skip
 
 
-def check_models(models: Sequence[Prepared]) -> None:
+def check_models(models: Sequence[Compared]) -> None:
     """Raise `UsageError` if two models have one name."""
     names = [one.name for one in models]
     if doubled := {name for name in names if names.count(name) > 1}:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from lrgenome.config.head import HeadConfig
 from lrgenome.engine.runners import AnyRunner
@@ -20,14 +21,14 @@ from lrgenome.io.benchmark import READERS
 from lrgenome.io.examples import Examples
 from lrgenome.io.fasta import Fasta
 from lrgenome.io.user_table import read_table
-from lrgenome.models.checkpoint import LoadedModel
+from lrgenome.models.checkpoint import LoadedModel, load_model
 from lrgenome.models.nucleotide_transformer import NucleotideTransformer
 from lrgenome.tasks.evaluation import MetricRow, evaluate
 from lrgenome.tasks.extrapolate import (
+    Compared,
     ExtrapolateSettings,
     KeptLosses,
     LengthRow,
-    Prepared,
     Study,
     check_models,
     masked_losses,
@@ -35,12 +36,12 @@ from lrgenome.tasks.extrapolate import (
     trained_window,
 )
 from lrgenome.tasks.extrapolation_report import write_study
-from lrgenome.tasks.finetune import extras_of, labels_for
+from lrgenome.tasks.finetune_settings import extras_of, labels_for
 from lrgenome.tasks.meter import Meter
 from lrgenome.tasks.probes import PROBES, Setting
 from lrgenome.tasks.progress import Progress
 from lrgenome.tasks.selection import Regions, parse_regions, read_regions
-from lrgenome.tasks.setup import ready
+from lrgenome.tasks.setup import find_model, ready
 from lrgenome.tasks.sites import choose_sites
 from lrgenome.training.frozen import compute_features
 from lrgenome.training.labelled import LabelledWindows
@@ -138,7 +139,7 @@ def run(
     return study
 
 
-def _prepare(path: Path | None, scale: float | None, chunk: int | None, options: dict[str, Any]) -> Prepared:
+def _prepare(path: Path | None, scale: float | None, chunk: int | None, options: dict[str, Any]) -> Compared:
     """Load a model to see what it is; runners are made anew for each strategy."""
 
     def make(strategy: str) -> tuple[LoadedModel, AnyRunner]:
@@ -148,9 +149,6 @@ def _prepare(path: Path | None, scale: float | None, chunk: int | None, options:
             transfer=strategy if recurrent else "exact", extension="none" if recurrent else strategy, **options,
         )  # fmt: skip
         return loaded, runner
-
-    from lrgenome.models.checkpoint import load_model
-    from lrgenome.tasks.setup import find_model
 
     loaded = load_model(find_model(path, offline=bool(options.get("offline"))))
     transformer = isinstance(loaded.model, NucleotideTransformer)
@@ -167,11 +165,11 @@ def _prepare(path: Path | None, scale: float | None, chunk: int | None, options:
         return made, runner
 
     name = loaded.name if scale is None else f"{loaded.name} x{scale:g}"
-    return Prepared(name, loaded, trained_window(loaded), scaled)
+    return Compared(name, loaded, trained_window(loaded), scaled)
 
 
 def _probe(
-    models: Sequence[Prepared], fasta: Fasta, where: Regions | None, settings: ExtrapolateSettings,
+    models: Sequence[Compared], fasta: Fasta, where: Regions | None, settings: ExtrapolateSettings,
     chosen: Sequence[str], study: Study,
 ) -> None:  # fmt: skip
     longest = min(max(settings.lengths), _PROBE_LONGEST)
@@ -198,7 +196,7 @@ def _probe(
 
 
 def _tuned(
-    one: Prepared, fasta: Fasta, settings: ExtrapolateSettings, rows: TunedRows, study: Study
+    one: Compared, fasta: Fasta, settings: ExtrapolateSettings, rows: TunedRows, study: Study
 ) -> None:
     """Add the metrics of a fine-tuned model on its test rows, the same ones at every length."""
     head = one.loaded.head
@@ -229,11 +227,11 @@ def _tuned(
     log.info("%d test rows have a window of %s", len(test), format_length(max(settings.lengths)))
     for strategy in settings.strategies(one.loaded.model):
         predictions = {}
-        for length in settings.lengths:
-            _, runner = one.make(strategy)
-            config = dataclasses.replace(head.config, context=length)
-            windows, row = LabelledWindows(examples, fasta, length), LengthRow(one.name, strategy, length, "")
-            with runner:
+        _, runner = one.make(strategy)
+        with runner:
+            for length in settings.lengths:
+                config = dataclasses.replace(head.config, context=length)
+                windows, row = LabelledWindows(examples, fasta, length), LengthRow(one.name, strategy, length, "")
                 try:
                     runner.plan(1, length)
                     with Meter(runner.device) as meter:
@@ -246,15 +244,13 @@ def _tuned(
                     row.trained = head.config.context
                     study.rows.append(row)
                     continue
-            labels = labels_for(examples, config)
-            batches = _batches(examples, config, features, labels)
-            predictions[length] = (predict(head, head, batches, test, 4_096), labels, meter)
+                labels = labels_for(examples, config)
+                batches = _batches(examples, config, features, labels)
+                predictions[length] = (predict(head, head, batches, test, 4_096), labels, meter)
         _add_metrics(study, one, strategy, settings, examples, test, predictions, head.config.context)
 
 
 def _batches(examples: Examples, config: Any, features: Any, labels: Any) -> Batches:
-    import torch
-
     return Batches(
         lambda part: torch.from_numpy(np.asarray(features.values[features.place[part]])),
         extras_of(examples, config, torch.device("cpu")), lambda part: torch.from_numpy(labels[part]), examples.name_of,
@@ -271,7 +267,7 @@ def _main_metric(kind: str) -> str:
 
 
 def _add_metrics(
-    study: Study, one: Prepared, strategy: str, settings: ExtrapolateSettings, examples: Examples, test: Any,
+    study: Study, one: Compared, strategy: str, settings: ExtrapolateSettings, examples: Examples, test: Any,
     predictions: dict[int, Any], trained: int,
 ) -> None:  # fmt: skip
     """Take metrics at each length, and how far they are from those at the reference length, at the same samples."""

@@ -58,9 +58,7 @@ class LeakFinder:
 
     def __init__(self, windows: LabelledWindows, rows: Rows) -> None:
         self._windows = windows
-        # In the order of the genome, whose blocks are then read once.
-        order = sorted(rows.tolist(), key=lambda row: (str(windows.contigs[row]), windows.span(row)))
-        self._digests = {row: _digest(windows, row) for row in order}
+        self._digests = {row: _digest(windows, row) for row in windows.in_genome_order(rows)}
 
     def find(self, first: Rows, second: Rows, *, near: bool) -> Leaks:
         """Compare two splits.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ class Readout:
             raise UsageError(f"--tissue: got none, expected some of the head's {len(config.tissues)}: {known}")
         if unknown := [name for name in tissues if name not in config.tissues]:
             raise UsageError(f"--tissue: got {unknown[0]!r}, expected one of {', '.join(config.tissues)}")
-        self._head, self._halves = head.double(), halves
+        self._head, self._halves = copy.deepcopy(head).double(), halves
         self._tissues = [config.tissues.index(name) for name in tissues]
         what = "PRED" if config.kind == "numbers" else "P"
         names = [""] if config.kind == "classes" else [f"_{name}" for name in config.outputs]
@@ -117,7 +118,7 @@ class IntervalReadout:
             raise UsageError("--layer head: the model's head is not one that reads the mean of an interval alone")
         if config.strand == "both" and strand != "both":
             raise UsageError(f"--layer head: got --strand {strand}, the head was trained on both")
-        self._head, self._halves = head.double(), halves
+        self._head, self._halves = copy.deepcopy(head).double(), halves
         self._length, self._warned = config.high - config.low, False
         self.columns = config.outputs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgenome.config.head import HeadConfig
+from lrgenome.errors import OutputExistsError
 from lrgenome.io.atomic import atomic_output
 from lrgenome.io.evaluation_figure import evaluation_figure
 from lrgenome.io.examples import Examples
 from lrgenome.tasks.evaluation import MetricRow
 
 Floats = npt.NDArray[np.float32]
+REPORT = "metrics.json"
+"""Written last: a folder that has it holds a finished run."""
 METRIC_COLUMNS = ("model", "subset", "metric", "value", "low", "high", "n", "positives", "over_composition",
                   "over_low", "over_high")  # fmt: skip
 
@@ -67,7 +71,7 @@ def write_report(
             for row in report.metrics
         ],
     }  # fmt: skip
-    with atomic_output(output / "metrics.json", "w") as handle:
+    with atomic_output(output / REPORT, "w") as handle:
         json.dump(_finite(content), handle, indent=1)
         handle.write("\n")
 
@@ -118,3 +122,29 @@ def _write_predictions(
                     ]
                     cells = [*key, where, name, _cell(float(own[place, output])), *map(_cell, said)]
                     handle.write("\t".join(cells) + "\n")
+
+
+def check_output(output: Path, *, resume: bool, no_clobber: bool) -> None:
+    """See that a run may write to its folder.
+
+    Raises
+    ------
+    OutputExistsError
+        If there is a run, and it is neither to be resumed nor replaced.
+    """
+    if no_clobber and (output / REPORT).exists():
+        raise OutputExistsError(f"{output}: holds a report already, and --no-clobber was given")
+    if _folds(output) and not resume and not (output / REPORT).exists():
+        raise OutputExistsError(f"{output}: holds a run already; --resume continues it, or remove the folder")
+
+
+def clear_output(output: Path) -> None:
+    """Remove the report and the folds of a run before this one."""
+    # The report first: without it, folds are those of a run to go on with.
+    for fold in _folds(output):
+        shutil.rmtree(fold)
+    (output / REPORT).unlink(missing_ok=True)
+
+
+def _folds(output: Path) -> list[Path]:
+    return sorted(path for path in output.glob("fold-*") if path.name.removeprefix("fold-").isdigit())

@@ -60,8 +60,7 @@ def compute_features(
     """
     first: dict[tuple[object, ...], int] = {}
     index = np.full(len(windows.examples), -1, dtype=np.int64)
-    # In the order of the genome, whose blocks are then read once.
-    rows = np.array(sorted(rows.tolist(), key=lambda row: (str(windows.contigs[row]), windows.span(row))), np.int64)
+    rows = np.array(windows.in_genome_order(rows), np.int64)
     for row in rows:
         index[row] = first.setdefault(windows.identity(int(row)), len(first))
     unique = np.zeros(len(first), dtype=np.int64)

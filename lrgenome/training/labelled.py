@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +71,10 @@ class LabelledWindows:
         low = start - length // 2 if self.examples.summit else start - (length - (end - start)) // 2
         return low, low + length
 
+    def in_genome_order(self, rows: Iterable[int]) -> list[int]:
+        """Sort rows by where their windows are, so that blocks of the genome are read once."""
+        return sorted(map(int, rows), key=lambda row: (str(self.contigs[row]), *self.span(row), row))
+
     def _needed(self, row: int, context: int) -> tuple[int, int]:
         """Return what is read of the contig: more where ALT is shorter than REF."""
         low, high = self.span(row, context)
@@ -95,7 +99,8 @@ class LabelledWindows:
         longest = max(self.context, common or 0)
         reasons: Counter[str] = Counter()
         kept, checked, wrong = [], 0, []
-        for row, contig in enumerate(self.contigs):
+        for row in self.in_genome_order(range(len(self.contigs))):
+            contig = self.contigs[row]
             if contig is None:
                 reasons["contig not in the FASTA"] += 1
                 continue
@@ -121,9 +126,9 @@ class LabelledWindows:
         if wrong and len(wrong) > MISMATCHES * checked:
             raise AssemblyMismatchError(
                 f"{self.fasta.path}: REF of {len(wrong)} of {checked} variants differs, first at "
-                f"{self.examples.name_of(wrong[0])}; is it the table's assembly?"
+                f"{self.examples.name_of(min(wrong))}; is it the table's assembly?"
             )
-        return Kept(np.array(kept, dtype=np.int64), dict(reasons))
+        return Kept(np.array(sorted(kept), dtype=np.int64), dict(reasons))
 
     def windows(self, row: int) -> npt.NDArray[np.uint8]:
         """Return (2, L) ids of ALT and REF, or (1, L) of an interval, on the row's strand."""

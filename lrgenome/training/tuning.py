@@ -27,7 +27,7 @@ from lrgenome.errors import NumericalError, UsageError
 from lrgenome.models.families import Model
 from lrgenome.models.heads import Extras, Head
 from lrgenome.training.optim import NO_DECAY, learning_rate
-from lrgenome.training.snapshot import last_step, load_snapshot, save_snapshot
+from lrgenome.training.snapshot import load_snapshot, save_snapshot
 from lrgenome.training.stretches import Spans, pooled_states
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,6 @@ class TuneSettings:
     """Passes over the training rows, at most."""
     batch_size: int = 32
     """Rows of an optimizer step."""
-    at_once: int = 0
-    """Rows that go through the model together; 0: by window length."""
     lr: float = 1e-4
     """Highest learning rate of the model's last block."""
     head_lr: float = 1e-3
@@ -389,7 +387,6 @@ __all__ = [
     "fit_rows",
     "identity_of",
     "label_losses",
-    "last_step",
     "mean_loss",
     "parameter_groups",
     "positive_weights",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmark_files import Benchmark
 
 from lrgenome.engine.runner import Runner
 from lrgenome.models.checkpoint import LoadedModel, load_model
@@ -55,3 +56,9 @@ def one_thread() -> Iterator[None]:
     set_threads(1)
     yield
     set_threads(before)
+
+
+@pytest.fixture(scope="session")
+def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
+    """Miniature files of the benchmark, for reading only."""
+    return Benchmark(tmp_path_factory.mktemp("benchmark"))

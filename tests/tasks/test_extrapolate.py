@@ -38,11 +38,6 @@ TRANSFORMER = NucleotideTransformerConfig(
 FAST = ["-t", "1", "--device", "cpu", "--precision", "float32", "-q"]
 
 
-@pytest.fixture(scope="module")
-def genome(tmp_path_factory) -> Benchmark:
-    return Benchmark(tmp_path_factory.mktemp("genome"))
-
-
 @pytest.fixture
 def models(tiny_model, tmp_path) -> dict[str, Path]:
     """The tiny Hawk, trained on 512 bp as its checkpoint says; a transformer; an equivariant Caduceus."""
@@ -56,8 +51,8 @@ def models(tiny_model, tmp_path) -> dict[str, Path]:
     return folders
 
 
-def extrapolate(genome: Benchmark, out: Path, *arguments: object, status: int = 0) -> str:
-    command = ["extrapolate", "-f", str(genome.fasta), "-o", str(out), *FAST, *map(str, arguments)]
+def extrapolate(benchmark: Benchmark, out: Path, *arguments: object, status: int = 0) -> str:
+    command = ["extrapolate", "-f", str(benchmark.fasta), "-o", str(out), *FAST, *map(str, arguments)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == status, result.output + repr(result.exception)
     return result.output
@@ -90,10 +85,10 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_everything_from_one_command(genome, models, tmp_path):
+def test_everything_from_one_command(benchmark, models, tmp_path):
     out = tmp_path / "out"
     printed = extrapolate(
-        genome, out, "-m", models["hawk"], "-m", models["transformer"], "-m", models["caduceus"], "--lengths",
+        benchmark, out, "-m", models["hawk"], "-m", models["transformer"], "-m", models["caduceus"], "--lengths",
         "256bp,512bp,2kbp,8kbp", "--positions", "none", "--positions", "plain", "--transfer", "exact", "--transfer",
         "none", "--chunk", "1kbp", "--sites", "4", "--probe", "all",
     )  # fmt: skip
@@ -134,19 +129,19 @@ def test_everything_from_one_command(genome, models, tmp_path):
     assert len(ids) == len(set(ids)), "two figures share an id"
 
 
-def test_two_runs_give_the_same_tables(genome, models, tmp_path):
+def test_two_runs_give_the_same_tables(benchmark, models, tmp_path):
     for name in ("one", "two"):
-        extrapolate(genome, tmp_path / name, "-m", models["hawk"], "--lengths", "256..1kbp", "--sites", "3", "--probe",
-                    "reach", "--probe", "recall")  # fmt: skip
+        extrapolate(benchmark, tmp_path / name, "-m", models["hawk"], "--lengths", "256..1kbp", "--sites", "3",
+                    "--probe", "reach", "--probe", "recall")  # fmt: skip
     for name in ("gain.tsv", "reach.tsv", "recall.tsv", "gain.svg", "gain.png"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
 
-def test_an_interrupted_study_goes_on(genome, models, tmp_path, monkeypatch):
+def test_an_interrupted_study_goes_on(benchmark, models, tmp_path, monkeypatch):
     from lrgenome.tasks import extrapolate as task
 
     arguments = ["-m", models["hawk"], "--lengths", "256bp,512bp,1kbp", "--sites", "3"]
-    extrapolate(genome, tmp_path / "whole", *arguments)
+    extrapolate(benchmark, tmp_path / "whole", *arguments)
     computed, losses = [], task.target_losses
 
     def stop(*given):
@@ -157,20 +152,20 @@ def test_an_interrupted_study_goes_on(genome, models, tmp_path, monkeypatch):
 
     monkeypatch.setattr(task, "target_losses", stop)
     with pytest.raises((KeyboardInterrupt, AssertionError)):
-        extrapolate(genome, tmp_path / "cut", *arguments)
+        extrapolate(benchmark, tmp_path / "cut", *arguments)
     assert len(list((tmp_path / "cut" / "partial").glob("*.json"))) == 2
-    extrapolate(genome, tmp_path / "cut", *arguments, "--resume")
+    extrapolate(benchmark, tmp_path / "cut", *arguments, "--resume")
     assert len(computed) == 8 + 3 and not (tmp_path / "cut" / "partial").exists()
     assert (tmp_path / "cut" / "gain.tsv").read_bytes() == (tmp_path / "whole" / "gain.tsv").read_bytes()
 
 
-def test_a_fine_tuned_model_is_tested_again_at_other_lengths(genome, models, tmp_path):
-    command = ["finetune", "promoter", "--benchmark", str(genome.folder), "-f", str(genome.fasta), "-m",
+def test_a_fine_tuned_model_is_tested_again_at_other_lengths(benchmark, models, tmp_path):
+    command = ["finetune", "promoter", "--benchmark", str(benchmark.folder), "-f", str(benchmark.fasta), "-m",
                str(models["hawk"]), "-o", str(tmp_path / "tuned"), *FAST, "--context", "600", "--train", "logistic",
                "--fold", "1"]  # fmt: skip
     assert CliRunner().invoke(app, command).exit_code == 0
-    extrapolate(genome, tmp_path / "out", "-m", tmp_path / "tuned", "--task", "tuned", "--benchmark", genome.folder,
-                "--lengths", "600bp,4kbp")  # fmt: skip
+    extrapolate(benchmark, tmp_path / "out", "-m", tmp_path / "tuned", "--task", "tuned", "--benchmark",
+                benchmark.folder, "--lengths", "600bp,4kbp")  # fmt: skip
     rows = [row for row in table(tmp_path / "out" / "lengths.tsv") if row["metric"] == "AUROC"]
     assert [row["length"] for row in rows] == ["600", "4000"] and rows[0]["trained"] == "600"
     # Fewer than are tested at 600 bp, since all have to have a window of 4 kbp; the same at both.
@@ -178,15 +173,15 @@ def test_a_fine_tuned_model_is_tested_again_at_other_lengths(genome, models, tmp
     assert float(rows[0]["value"]) > 0.6 and float(rows[1]["over_low"]) <= float(rows[1]["over_high"])
     variants = tmp_path / "v.tsv"
     variants.write_text("CHROM\tPOS\tREF\tALT\tlabel\nchr1\t5000\tA\tC\t1\n")
-    said = extrapolate(genome, tmp_path / "no", "-m", tmp_path / "tuned", "--task", "tuned", "--table", variants,
+    said = extrapolate(benchmark, tmp_path / "no", "-m", tmp_path / "tuned", "--task", "tuned", "--table", variants,
                        "--label", "label", status=2)  # fmt: skip
     assert "got rows variants, expected intervals" in " ".join(said.split())
-    said = extrapolate(genome, tmp_path / "no", "-m", models["hawk"], "--task", "tuned", "--benchmark", genome.folder,
-                       status=2)  # fmt: skip
+    said = extrapolate(benchmark, tmp_path / "no", "-m", models["hawk"], "--task", "tuned", "--benchmark",
+                       benchmark.folder, status=2)  # fmt: skip
     assert "has no head" in " ".join(said.split())
 
 
-def setting(genome: Benchmark, model, fasta: Fasta, tmp_path: Path, longest: int = 4_096) -> Setting:
+def setting(benchmark: Benchmark, model, fasta: Fasta, tmp_path: Path, longest: int = 4_096) -> Setting:
     model.for_inference(torch.float32)
     plenty = lambda: 1 << 40  # noqa: E731
     runner = Runner(model, torch.device("cpu"), tmpdir=tmp_path, free_ram=plenty, free_disk=plenty)
@@ -204,9 +199,9 @@ def forgetful(half_life: float) -> torch.nn.Module:
     return model
 
 
-def test_timescales_are_those_that_were_set(genome, tmp_path):
-    with Fasta(genome.fasta) as fasta:
-        at = setting(genome, forgetful(40.0), fasta, tmp_path)
+def test_timescales_are_those_that_were_set(benchmark, tmp_path):
+    with Fasta(benchmark.fasta) as fasta:
+        at = setting(benchmark, forgetful(40.0), fasta, tmp_path)
         lives = [row["half_life_bp"] for row in PROBES["timescales"](at)]
     assert len(lives) == 2 * 16 and np.allclose(lives, 40.0, rtol=1e-3)
 
@@ -242,11 +237,11 @@ def test_half_lives_are_of_what_the_recurrence_multiplies_by(kind):
     assert np.allclose(half_lives(model, ids)[0].values, 3 * before, rtol=1e-4)
 
 
-def test_context_and_reach_tell_a_forgetful_model_from_one_that_remembers(genome, tmp_path):
+def test_context_and_reach_tell_a_forgetful_model_from_one_that_remembers(benchmark, tmp_path):
     found = {}
-    with Fasta(genome.fasta) as fasta:
+    with Fasta(benchmark.fasta) as fasta:
         for name, half_life in (("short", 5.0), ("long", 5_000.0)):
-            at = setting(genome, forgetful(half_life), fasta, tmp_path)
+            at = setting(benchmark, forgetful(half_life), fasta, tmp_path)
             found[name] = {probe: list(PROBES[probe](at)) for probe in ("context", "reach", "drift", "recall")}
     change = {
         name: {row["state"]: abs(row["over_carry"]) for row in of["context"]} for name, of in found.items()
@@ -272,9 +267,9 @@ def test_swapping_keeps_what_is_near():
     assert ids[0] == 0 and donor[3] == 99
 
 
-def test_sites_have_their_surroundings_and_their_targets(genome, tmp_path):
+def test_sites_have_their_surroundings_and_their_targets(benchmark, tmp_path):
     gap = tmp_path / "gap.fa"
-    text = genome.sequences["chr1"]
+    text = benchmark.sequences["chr1"]
     gap.write_text(">a\n" + text[:4_000] + "N" * 3_000 + text[4_000:] + "\n>b\nACGT\n")
     with Fasta(gap) as fasta:
         sites = choose_sites(fasta, None, longest=1_000, target=200, count=8, seed=0)
@@ -320,21 +315,21 @@ def test_memory_is_of_the_block_alone():
         (["--lengths", "1Mbp"], "no place has 1,000,000 bp around it"),
     ],
 )
-def test_bad_options(genome, models, tmp_path, arguments, message):
-    command = ["extrapolate", "-f", str(genome.fasta), "-o", str(tmp_path / "o"), "-m", str(models["hawk"]), *FAST]
+def test_bad_options(benchmark, models, tmp_path, arguments, message):
+    command = ["extrapolate", "-f", str(benchmark.fasta), "-o", str(tmp_path / "o"), "-m", str(models["hawk"]), *FAST]
     result = CliRunner().invoke(app, [*command, *arguments])
     assert result.exit_code in (2, 3) and message in " ".join(result.output.split()), result.output
     twice = CliRunner().invoke(app, [*command, "-m", str(models["hawk"]), "--lengths", "256bp"])
     assert twice.exit_code == 2 and "got 'hawk' more than once" in " ".join(twice.output.split())
 
 
-def test_the_report_opens_in_a_browser(genome, models, tmp_path):
+def test_the_report_opens_in_a_browser(benchmark, models, tmp_path):
     names = ("chromium", "chromium-browser", "google-chrome")
     browser = next((path for name in names if (path := shutil.which(name))), None)
     if browser is None:
         pytest.skip("no Chromium here")
     out = tmp_path / "out"
-    extrapolate(genome, out, "-m", models["hawk"], "--lengths", "256bp,512bp", "--sites", "3", "--probe", "all")
+    extrapolate(benchmark, out, "-m", models["hawk"], "--lengths", "256bp,512bp", "--sites", "3", "--probe", "all")
     found = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom",
          f"--user-data-dir={tmp_path / 'profile'}", (out / "report.html").as_uri()],
