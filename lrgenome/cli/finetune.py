@@ -155,7 +155,7 @@ def command(
     from lrgenome.io.fasta import Fasta
     from lrgenome.io.user_table import read_table
     from lrgenome.models.checkpoint import load_model
-    from lrgenome.tasks.compute import choose_compute
+    from lrgenome.tasks.compute import Compute, choose_compute, choose_threads
     from lrgenome.tasks.finetune import Finetuner
     from lrgenome.tasks.finetune_settings import FinetuneSettings
     from lrgenome.tasks.report import check_output, print_report
@@ -211,7 +211,7 @@ def command(
                 transfer="exact", store=store, tmpdir=tmpdir, max_memory=max_memory, extension=length_extension,
                 offline=offline,
             )  # fmt: skip
-            compute = choose_compute(gpu=gpu, device=device, threads=threads, precision=precision)
+            compute = Compute(runner.device, runner.model.compute_dtype, choose_threads(threads))
             with runner:
                 tuner = Finetuner(
                     examples, genome, loaded, runner, settings, compute, output, cache=cache or output / "features",

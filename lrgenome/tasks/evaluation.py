@@ -44,8 +44,9 @@ class MetricRow(NamedTuple):
     low: float
     high: float
     n: int
+    """Rows with a label."""
     positives: int
-    """Rows with label 1; 0 for numbers."""
+    """Labels that are 1; 0 for numbers."""
     over_baseline: Interval | None = None
     """How much more than the baseline's, at the same bootstrap samples."""
 
@@ -165,6 +166,7 @@ def _of_subset(
     units: npt.NDArray[np.int64],
 ) -> list[MetricRow]:  # fmt: skip
     positives = int(np.nansum(labels > 0.5)) if kind != "numbers" else 0
+    known = int((~np.isnan(labels)).any(1).sum())
     if subset != "all" and (
         len(labels) < 2 * _LEAST or (kind != "numbers" and not _LEAST <= positives <= labels.size - _LEAST)
     ):
@@ -184,7 +186,7 @@ def _of_subset(
             if baseline in metrics and name != baseline:
                 gap = samples[name][metric] - samples[baseline][metric]
                 over = percentile_interval(value.value - metrics[baseline][metric](None), gap)
-            rows.append(MetricRow(name, subset, metric, *value, len(labels), positives, over))
+            rows.append(MetricRow(name, subset, metric, *value, known, positives, over))
     return rows
 
 
