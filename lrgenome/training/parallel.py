@@ -10,6 +10,7 @@ find the addresses of those before them (pytorch issue 135712).
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -107,6 +108,9 @@ def join(device: torch.device) -> Iterator[Group]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # The optimizer imports it, and its functions have the group of that moment as a default: a group it holds is never
+    # freed, and its threads abort the interpreter at its end.
+    importlib.import_module("torch.distributed.nn.functional")
     # Long enough for the first one to encode genomes that the others wait for.
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     try:

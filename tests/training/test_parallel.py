@@ -33,18 +33,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(manifest: Path, out: Path, *more: str, processes: int = 2, restarts: int = 0) -> subprocess.Popen:
-    """Start a run; with one process without torchrun."""
+def launch(*command: str, processes: int = 2, restarts: int = 0) -> subprocess.Popen:
+    """Start processes of one program; one of them without torchrun."""
     launcher = [
         "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--rdzv-backend", "c10d",
         "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--max-restarts", str(restarts), "--monitor-interval", "0.1",
     ] if processes > 1 else []  # fmt: skip
-    command = [sys.executable, *launcher, "-m", "lrgenome", "pretrain", str(manifest), "-o", str(out)]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("LRGENOME_", "COV"))}
     # Else processes that are started again find the addresses of those before them.
     env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*command, *ARGUMENTS, *more], text=True, env=env, **pipes)
+    return subprocess.Popen([sys.executable, *launcher, *command], text=True, env=env, **pipes)
+
+
+def start(manifest: Path, out: Path, *more: str, processes: int = 2, restarts: int = 0) -> subprocess.Popen:
+    """Start a run."""
+    command = ["-m", "lrgenome", "pretrain", str(manifest), "-o", str(out), *ARGUMENTS, *more]
+    return launch(*command, processes=processes, restarts=restarts)
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -110,6 +115,25 @@ def test_a_run_goes_on_with_another_number_of_processes(manifest, tmp_path, alon
     assert 3 <= last_step(out) <= 8
     finish(start(manifest, out, "--resume", processes=1))
     assert_same(out, alone)
+
+
+LEAVES = '''
+import os, sys, torch
+from lrgenome.training.parallel import join
+
+threads = lambda: {open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")}
+with join(torch.device("cpu")) as group:
+    torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))])
+    assert group.total([1.0]) == [2.0]
+    assert any("gloo" in name for name in threads()), threads()
+assert not any("gloo" in name for name in threads()), threads()
+'''
+
+
+def test_no_thread_of_the_group_outlives_it(tmp_path):
+    # They would abort the interpreter at its end.
+    (tmp_path / "leaves.py").write_text(LEAVES)
+    finish(launch(str(tmp_path / "leaves.py")))
 
 
 def test_a_process_that_dies_is_started_again_where_the_run_was(manifest, tmp_path):
