@@ -72,6 +72,14 @@ def _sync_directory(folder: Path) -> None:
             os.close(descriptor)
 
 
+def same_file(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Tell whether two names, of which either may be of nothing yet, are of one file."""
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
+
+
 def check_writable(path: str | os.PathLike[str], no_clobber: bool = False) -> None:
     """Refuse, before any work is done, an output that could not be written at the end.
 

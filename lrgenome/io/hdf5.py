@@ -36,6 +36,7 @@ from lrgenome.io.hdf5_reader import (
     NAME_WIDTH,
     ROW_COLUMNS,
     EmbeddingFile,
+    RowRange,
     check_attributes,
     contigs_of,
     expected_bytes,
@@ -45,7 +46,7 @@ from lrgenome.io.hdf5_reader import (
 )
 from lrgenome.io.resources import free_disk
 
-__all__ = ["EmbeddingFile", "EmbeddingWriter", "expected_bytes", "read_embeddings"]
+__all__ = ["EmbeddingFile", "EmbeddingWriter", "RowRange", "expected_bytes", "read_embeddings"]
 
 CHUNK_BYTES = 1 << 20
 """Aim for the uncompressed bytes of one chunk of embeddings."""

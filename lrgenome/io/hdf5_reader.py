@@ -1,10 +1,11 @@
 """The schema ``lrgenome-embeddings`` version 1, and its reader."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -23,6 +24,35 @@ ROW_COLUMNS = ("chrom", "start", "end", "strand", "name", "n_frac")
 NAME_WIDTH = 64
 """Default bytes for a row's name."""
 _ROW_BYTES = 8 + 8 + 4 + 1 + 16 + NAME_WIDTH  # start, end, n_frac, strand, a contig's name, name
+
+
+class RowRange(NamedTuple):
+    """Which rows of a run a file has: the attribute ``rows``."""
+
+    low: int
+    high: int
+    """One past the last."""
+    total: int
+    """Of all shards together."""
+    digest: str
+    """Of where all those rows lie."""
+
+    def __str__(self) -> str:
+        return f"{self.low}-{self.high} of {self.total}:{self.digest}"
+
+    @classmethod
+    def parse(cls, text: str) -> "RowRange":
+        """Read the attribute.
+
+        Raises
+        ------
+        ValueError
+            If it is not of that form.
+        """
+        match = re.fullmatch(r"(\d+)-(\d+) of (\d+):(\w+)", text)
+        if match is None:
+            raise ValueError(f"got rows {text!r}, expected LOW-HIGH of TOTAL:DIGEST")
+        return cls(int(match[1]), int(match[2]), int(match[3]), match[4])
 
 
 def expected_bytes(rows: int, width: int, length: int | None = None, dtype: str = "float32") -> int:
@@ -87,6 +117,8 @@ class EmbeddingFile:
         Whether all rows are there.
     rows : int
         Rows that are there, from the first; N where the file is complete.
+    name_width : int
+        Bytes that a row's name may take.
     """
 
     def __init__(self, path: str | os.PathLike[str], file: h5py.File) -> None:
@@ -99,6 +131,7 @@ class EmbeddingFile:
         self.start: h5py.Dataset = file["start"]
         self.end: h5py.Dataset = file["end"]
         self.n_frac: h5py.Dataset = file["n_frac"]
+        self.name_width = int(file["name"].dtype.itemsize)
         self.complete = bool(self.attrs["complete"])
         total = int(self.embeddings.shape[0])
         if self.complete or not total:

@@ -27,7 +27,7 @@ from lrgenome.glossary import FORWARD, REVERSE
 from lrgenome.io.atomic import check_writable
 from lrgenome.io.bed import read_bed
 from lrgenome.io.fasta import Fasta, format_region, read_alias_table, resolve_contig
-from lrgenome.io.hdf5 import EmbeddingWriter, expected_bytes
+from lrgenome.io.hdf5 import EmbeddingWriter, RowRange, expected_bytes
 from lrgenome.models.checkpoint import LoadedModel
 from lrgenome.tasks.progress import Progress
 from lrgenome.tasks.readout import IntervalReadout
@@ -108,9 +108,9 @@ class RowSource(NamedTuple):
     total: int
 
     def fingerprint(self, low: int, high: int) -> str:
-        """Tell the rows low .. high from others, so that only they continue a partial output."""
+        """Tell the rows low .. high from others, so that only they continue a partial output, or join other shards."""
         digest = hashlib.sha256(repr(self.intervals if self.bed is None else self.bed).encode())
-        return f"{low}-{high}:{digest.hexdigest()[:16]}"
+        return str(RowRange(low, high, self.total, digest.hexdigest()[:16]))
 
     def rows(self, bin_size: int, low: int, high: int) -> Iterator[Row]:
         """Yield rows low .. high."""

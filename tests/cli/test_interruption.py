@@ -134,9 +134,9 @@ def test_other_rows_do_not_resume(lrgenome, interrupted, place):
     """Shards and intervals of the same number of rows look alike but for where they lie."""
     interrupted("embed", "--shard", "1/2", calls=10)
     result = lrgenome(*place.arguments("embed", "--resume", "--shard", "2/2"), code=3)
-    assert "cannot be resumed: its rows is '0-30000:" in result.stderr
+    assert "cannot be resumed: its rows is '0-30000 of 60000:" in result.stderr
     result = lrgenome(*place.arguments("embed", "--resume", "-r", "one:101-30,100"), code=3)
-    assert "cannot be resumed: its rows is '0-30000:" in result.stderr
+    assert "cannot be resumed: its rows is '0-30000 of 60000:" in result.stderr
     lrgenome(*place.arguments("embed", "--resume", "--shard", "1/2"))
 
 
