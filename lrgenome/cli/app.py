@@ -8,7 +8,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from lrgenome import __version__
 from lrgenome.cli import concat, data, embed, extrapolate, finetune, pretrain, score_vcf
 from lrgenome.cli.signals import STOPS, stops
 from lrgenome.errors import (
@@ -22,6 +21,7 @@ from lrgenome.errors import (
     UsageError,
 )
 from lrgenome.io.atomic import os_error_as_output_error
+from lrgenome.version import __version__
 
 # First match wins; the classes are siblings but for UsageError's OutputExistsError.
 EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (

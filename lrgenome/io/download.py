@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lrgenome import __version__
 from lrgenome.errors import DownloadError
 from lrgenome.io.atomic import os_error_as_output_error, partial_path
+from lrgenome.version import __version__
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lrgenome import __version__
 from lrgenome.errors import InputError, OutputError
 from lrgenome.io.vcf import VcfRecord, to_bytes
+from lrgenome.version import __version__
 
 SCORES_VERSION = 1
 """Version of the TSV schema."""

@@ -33,6 +33,7 @@ from lrgenome.tasks.progress import Progress
 from lrgenome.tasks.readout import IntervalReadout
 from lrgenome.tasks.score_vcf import measure_rate
 from lrgenome.tasks.selection import Regions, parse_shard, read_regions, shard_range
+from lrgenome.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class EmbedSettings:
     """forward, reverse (of the reverse complement) or both (their mean)."""
     bed: Path | None = None
     """Intervals instead of bins."""
+    given: bool = False
+    """Rows are given as intervals, by a BED file or otherwise."""
     chrom_alias: str = "auto"
     regions: tuple[str, ...] = ()
     regions_file: Path | None = None
@@ -70,16 +73,15 @@ class EmbedSettings:
             raise UsageError(f"--strand: got {self.strand!r}, expected one of {', '.join(STRANDS)}")
         if self.pool not in ("mean", "none"):
             raise UsageError(f"--pool: got {self.pool!r}, expected mean or none")
-        if self.pool == "none" and self.bed is None:
-            raise UsageError("--pool none needs --bed with intervals of one length")
-
+        if self.bed is not None:
+            object.__setattr__(self, "given", True)
         if self.head and self.pool != "mean":
             raise UsageError(f"--layer head: got --pool {self.pool}, expected mean")
 
     @property
     def core(self) -> int:
         """Length of a core, bp."""
-        if self.bed is not None:
+        if self.given:
             return self.context
         return max(1, round(self.context / self.bin_size)) * self.bin_size
 
@@ -137,6 +139,8 @@ def find_rows(fasta: Fasta, settings: EmbedSettings, alias: dict[str, str] | str
         if not rows:
             raise BedError(f"{settings.bed}: no interval to embed")
         return RowSource(None, rows, len(rows))
+    if settings.pool == "none":
+        raise UsageError("--pool none needs --bed with intervals of one length")
     size = settings.bin_size
     spans: list[tuple[str, int, int]] = []
     for contig, length in fasta.contigs.items():
@@ -255,7 +259,7 @@ def groups(rows: Iterator[Row], settings: EmbedSettings, width: int) -> Iterator
     for row in rows:
         per_row = width * 8 * (row.end - row.start if settings.pool == "none" else 1)
         full = len(group) >= max(1, min(_GROUP_ROWS, _GROUP_BYTES // per_row))
-        new_core = settings.bed is None and group and (
+        new_core = not settings.given and group and (
             group[-1].contig != row.contig or group[-1].start // settings.core != row.start // settings.core
         )
         if full or new_core:
@@ -374,14 +378,12 @@ def _bases_to_run(
 def _attributes(
     loaded: LoadedModel, runner: AnyRunner, settings: EmbedSettings, fasta: Fasta, no_version: bool
 ) -> dict[str, object]:
-    from lrgenome import __version__
-
     attributes: dict[str, object] = {
         "model": loaded.name, "sha256": loaded.sha256, "layer": settings.layer or runner.model.config.layers,
         "final_norm": settings.layer is None or settings.layer == runner.model.config.layers,
-        "pool": settings.pool, "bin_size": 0 if settings.bed is not None else settings.bin_size,
+        "pool": settings.pool, "bin_size": 0 if settings.given else settings.bin_size,
         "context": settings.context, "core": settings.core, "halo": settings.halo,
-        "stride": 0 if settings.bed is not None else settings.bin_size, "strand": settings.strand,
+        "stride": 0 if settings.given else settings.bin_size, "strand": settings.strand,
         "reference": fasta.fingerprint(), "precision": str(runner.model.compute_dtype).removeprefix("torch."),
         "chunk": runner.chunk, "transfer": runner.transfer,
         **({"length_extension": runner.extension} if isinstance(runner, WindowRunner) else {}),

@@ -96,21 +96,37 @@ class Selected(NamedTuple):
     total: int
 
 
+Scored = list[tuple[VcfRecord, list[ScoreRow]]]
+"""Records, without their lines, and the rows of their alleles."""
+Scorer = Callable[["Selected", int, VariantPlanner, "Account"], Iterator[Scored]]
+"""Yields the selected records after the first so many with their scores, and counts them."""
 Rows = Callable[["Selected", int, VariantPlanner, "Account"], Iterator[str]]
-"""Yields the table rows of the selected records after the first so many, and counts them."""
-
+"""The same as text of the table."""
 
 
 def make_rows(
     runner: AnyRunner, reference: Fasta, settings: ScoreSettings, batch_size: int, readout: Readout | None = None
 ) -> Rows:
-    """Return what scores records and yields their rows; the memory that it needs is asked for."""
+    """Return what scores records and yields the text of their rows; see `make_scorer`."""
+    scorer = make_scorer(runner, reference, settings, batch_size, readout)
+
+    def rows(selected: Selected, done: int, planner: VariantPlanner, account: Account) -> Iterator[str]:
+        for block in scorer(selected, done, planner, account):
+            yield "".join(format_rows(record, scores) for record, scores in block)
+
+    return rows
+
+
+def make_scorer(
+    runner: AnyRunner, reference: Fasta, settings: ScoreSettings, batch_size: int, readout: Readout | None = None
+) -> Scorer:
+    """Return what scores records; the memory that it needs is asked for."""
     width = 0 if readout is None else len(readout.columns)
     longest = max(reference.contigs.values())
     if not settings.tiles:
         runner.plan(batch_size, min(settings.context, longest))
         scorer = WindowScorer(runner, strand=settings.strand, batch_size=batch_size, readout=readout)
-        return lambda selected, done, planner, account: _rows(selected, done, planner, scorer, account, width)
+        return lambda selected, done, planner, account: _windows(selected, done, planner, scorer, account, width)
     if not isinstance(runner, Runner) or runner.transfer != "exact":
         raise UsageError("boundary states are of recurrent models and --transfer exact; choose --exact-windows")
     runner.plan(1, min(2 * settings.context, longest))
@@ -120,7 +136,7 @@ def make_rows(
         readout=readout,
     )  # fmt: skip
     check = Verification(tiles, settings.verify, settings.seed)
-    return lambda selected, done, planner, account: _tile_rows(selected, done, planner, tiles, account, check, width)
+    return lambda selected, done, planner, account: _tiles(selected, done, planner, tiles, account, check, width)
 
 
 def _tile_blocks(
@@ -144,11 +160,11 @@ def _tile_blocks(
         yield block
 
 
-def _tile_rows(
+def _tiles(
     selected: Selected, done: int, planner: VariantPlanner, scorer: TileScorer, account: Account, check: Verification,
     width: int,
-) -> Iterator[str]:  # fmt: skip
-    """Yield the table rows of the records after the first `done`, as soon as all rows before them are there."""
+) -> Iterator[Scored]:  # fmt: skip
+    """Yield the records after the first `done`, as soon as all records before them are scored."""
     said: set[str] = set()
     with Progress("score-vcf", selected.total, "records", done=done) as progress:
         for block in _tile_blocks(islice(selected.records(), done, None), planner):
@@ -173,18 +189,18 @@ def _tile_rows(
                 # Where a pass over a tile ends, whatever is ready goes out.
                 if last - given >= _BLOCK_RECORDS or (found is None and last > given):
                     used = ready[given - 1] if given else 0
-                    yield _tile_text(block[given:last], iter(scores[used:]), planner, said, account, width)
+                    yield _tile_scores(block[given:last], iter(scores[used:]), planner, said, account, width)
                     progress.update(last - given)
                     given = last
     check.report()
 
 
-def _tile_text(
+def _tile_scores(
     block: list[tuple[VcfRecord, list[AllelePlan]]], scores: Iterator[TileScores | None], planner: VariantPlanner,
     said: set[str], account: Account, width: int,
-) -> str:  # fmt: skip
-    """Write the rows of a block of records; `width` is the number of extra columns."""
-    texts = []
+) -> Scored:  # fmt: skip
+    """Return the rows of a block of records; `width` is the number of extra columns."""
+    scored = []
     for record, alleles in block:
         _say_contig(record.chrom, planner, said)
         account.add(alleles)
@@ -193,14 +209,14 @@ def _tile_text(
             found = next(scores) if plan.edit is not None else None
             llr, cosine, l2, pll, error, extra = found or (None, None, None, None, None, ())
             rows.append(ScoreRow(llr, cosine, l2, pll, error, plan.status, extra or (None,) * width))
-        texts.append(format_rows(record, rows))
-    return "".join(texts)
+        scored.append((record, rows))
+    return scored
 
 
-def _rows(
+def _windows(
     selected: Selected, done: int, planner: VariantPlanner, scorer: WindowScorer, account: Account, width: int
-) -> Iterator[str]:
-    """Yield the table rows of the records after the first `done`, a block of records at a time."""
+) -> Iterator[Scored]:
+    """Yield the records after the first `done`, a block of records at a time."""
     size = max(1, min(_BLOCK_RECORDS, _BLOCK_BASES // planner.context))
     records = islice(selected.records(), done, None)
     said: set[str] = set()
@@ -214,13 +230,13 @@ def _rows(
                 if plan.windows is not None
             ]
             scores = iter(scorer.score(work))
-            texts = []
+            scored = []
             for record, alleles in zip(block, plans, strict=True):
                 _say_contig(record.chrom, planner, said)
                 account.add(alleles)
                 rows = [_row(plan, next(scores) if plan.windows is not None else None, width) for plan in alleles]
-                texts.append(format_rows(record, rows))
-            yield "".join(texts)
+                scored.append((record._replace(line=""), rows))
+            yield scored
             progress.update(len(block))
 
 

@@ -11,9 +11,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from lrgenome import __version__, errors
+from lrgenome import errors
 from lrgenome.cli.app import EXIT_CODES, app, guard
 from lrgenome.cli.signals import Terminated
+from lrgenome.version import __version__
 
 COMMANDS = ("pretrain", "embed", "score-vcf")
 PANELS = {"Output", "Model", "Compute", "Advanced"}

@@ -2,10 +2,10 @@ import gzip
 
 import pytest
 
-from lrgenome import __version__
 from lrgenome.errors import InputError
 from lrgenome.io.score_table import ScoreRow, format_rows, header_text, read_scores
 from lrgenome.io.vcf import VcfRecord
+from lrgenome.version import __version__
 
 
 def record(**fields):
