@@ -15,13 +15,15 @@ if TYPE_CHECKING:
         OneHotModule,
         States,
         VariantScore,
+        decode,
+        encode,
         load,
         read_embeddings,
     )
 
 __all__ = [
-    "EmbeddingFile", "Fasta", "Model", "OneHotModule", "States", "VariantScore", "__version__", "load",
-    "read_embeddings",
+    "EmbeddingFile", "Fasta", "Model", "OneHotModule", "States", "VariantScore", "__version__", "decode", "encode",
+    "load", "read_embeddings",
 ]  # fmt: skip
 
 

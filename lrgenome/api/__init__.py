@@ -6,7 +6,11 @@
 
 from lrgenome.api.model import Model, States, VariantScore, load
 from lrgenome.api.module import OneHotModule
+from lrgenome.dna import decode, encode
 from lrgenome.io.fasta import Fasta
 from lrgenome.io.hdf5 import EmbeddingFile, read_embeddings
 
-__all__ = ["EmbeddingFile", "Fasta", "Model", "OneHotModule", "States", "VariantScore", "load", "read_embeddings"]
+__all__ = [
+    "EmbeddingFile", "Fasta", "Model", "OneHotModule", "States", "VariantScore", "decode", "encode", "load",
+    "read_embeddings",
+]  # fmt: skip
