@@ -1,7 +1,7 @@
-"""What recall-bench, which is not ours, says of how far back a model can use a copy (https://pypi.org/project/recall-bench).
+"""What recall-bench (on PyPI), which is not ours, says of how far back a model can use a copy.
 
-Its windows: a segment of 256 bp, so many bp of background, and the segment again; the control has the genome's own bases
-in place of the first copy. The advantage is the loss over the second copy in the control less that with the first
+Its windows: a segment of 256 bp, so many bp of background, and the segment again; the control has the genome's own
+bases in place of the first copy. The advantage is the loss over the second copy in the control less that with the first
 copy, in nats/bp. Its protocol for masked models hides the whole second copy, which leaves a model nothing to find the
 first one by; so every seventh base of the copy is masked, in seven passes, and handed over as the predictions of a
 causal model. Whatever recall-bench does with the windows and the numbers is its own.
