@@ -37,7 +37,7 @@ from lrgenome.training.parallel import Group
 from lrgenome.training.run_log import LOG_NAME, VALIDATION_NAME
 from lrgenome.training.settings import PretrainSettings
 from lrgenome.training.snapshot import last_step, load_weights, snapshots
-from lrgenome.training.step import choose_recompute, set_precision
+from lrgenome.training.step import choose_recompute, measure_step, set_precision
 
 log = logging.getLogger(__name__)
 
@@ -133,10 +133,9 @@ def run(
                  f"{bases:,}")  # fmt: skip
         if dry_run and group.leads:
             print(f"parameters\t{parameters}\nsteps\t{settings.steps}\nbases\t{bases}")
-        if dry_run:
-            return
-        with os_error_as_output_error(output):
-            output.mkdir(parents=True, exist_ok=True)
+        if not dry_run:
+            with os_error_as_output_error(output):
+                output.mkdir(parents=True, exist_ok=True)
         model.to(compute.device)
         set_precision(model, settings)
         # Of a machine's memory that is not a GPU's, its processes take equal parts.
@@ -144,6 +143,16 @@ def run(
         again = choose_recompute(model, settings, recompute, free)
         if not isinstance(model, NucleotideTransformer):
             compile_kernels(model, compute.device, backward=True)
+        if dry_run:
+            mine = len(group.share(settings.windows_per_step))
+            seconds = sum(
+                steps * measure_step(model, settings, window, recompute=again, windows=mine)
+                for window, steps in settings.phases
+            )
+            if group.leads:
+                # Without validation.
+                print(f"expected_seconds\t{seconds:.0f}")
+            return
         done = last_step(output) if resume else 0
         board = stack.enter_context(_board(output, done)) if tensorboard and group.leads else None
         progress = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,8 @@ _GRAPH_SHARE = 0.6
 """Part of the free memory from which a graph is too large to be kept whole."""
 _MOST = 0.9
 """Part of the free memory that training may be expected to take."""
+_PROBE_BASES = 4_096
+"""Of a window by which the speed of a recurrent model is measured; its time is linear in the length."""
 
 
 def batch_loss(
@@ -146,6 +149,27 @@ def gradients(
     if not (math.isfinite(total) and math.isfinite(norm)):
         raise NumericalError(f"step {step + 1}: loss {total}, gradient norm {norm}; expected finite numbers")
     return total, norm
+
+
+def measure_step(model: Model, settings: PretrainSettings, window: int, *, recompute: bool, windows: int) -> float:
+    """Measure how long a step's gradients of so many windows take, in seconds, on random bases."""
+    short = window if isinstance(model, NucleotideTransformer) else min(window, _PROBE_BASES)
+    device = model.embedding.device
+    rng = sample_rng(settings.seed, 0, 0)
+    at_once = min(windows, windows_at_once(settings, device, window))
+    batch = [
+        training_example(model.config, rng.integers(7, 11, short, dtype=np.uint8), rng, settings.mask_fraction, 0.0)
+        for _ in range(at_once)
+    ]
+    for _ in range(2):
+        model.zero_grad(set_to_none=True)
+        began = time.perf_counter()
+        batch_loss(model, batch, device, settings.chunk, recompute=recompute).mean().backward()
+        # Waits for a GPU.
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip).item()
+        seconds = time.perf_counter() - began
+    model.zero_grad(set_to_none=True)
+    return seconds * window / short * windows / at_once
 
 
 def _parts(begun: Sequence[Tensor | None], batch: int, most: int) -> list[list[int]]:

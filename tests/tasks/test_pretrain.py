@@ -25,6 +25,7 @@ from lrgenome.ops import jit
 from lrgenome.tasks import pretrain
 from lrgenome.tasks.pretrain import choose_model
 from lrgenome.training import loop, step
+from lrgenome.training.settings import PretrainSettings
 from lrgenome.training.snapshot import last_step
 
 FAST = [
@@ -133,12 +134,31 @@ def test_going_on_from_the_snapshot_of_a_run(manifest, tiny_model, tmp_path):
 
 def test_dry_run_counts_and_writes_nothing(manifest, tmp_path):
     result = run(manifest, "-o", tmp_path / "out", "--dry-run", "--steps", 7, *FAST)
-    assert result.stdout.splitlines() == [
-        f"parameters\t{PRESETS['hawk-mini'].parameters}",
-        "steps\t7",
-        "bases\t896",
-    ]
+    *counts, seconds = result.stdout.splitlines()
+    assert counts == [f"parameters\t{PRESETS['hawk-mini'].parameters}", "steps\t7", "bases\t896"]
+    assert seconds.startswith("expected_seconds\t") and 0 <= float(seconds.split("\t")[1]) < 60
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("preset", ["hawk-mini", "transformer-mini"])
+def test_a_step_takes_as_long_as_is_measured(preset, monkeypatch):
+    """Of a clock that counts positions, windows and all: linear for recurrent models, whole windows for others."""
+    model, seen = build(PRESETS[preset]), []
+
+    class Clock:
+        @staticmethod
+        def perf_counter():
+            return float(sum(seen))
+
+    def counted(model, batch, *args, **more):
+        seen.extend(len(truth) for truth, _ in batch)
+        return model.embedding.sum()[None]
+
+    monkeypatch.setattr(step, "time", Clock)
+    monkeypatch.setattr(step, "batch_loss", counted)
+    settings = PretrainSettings(window=9_000, batch_size=3, accumulate=2, steps=1, warmup=0)
+    assert step.measure_step(model, settings, 9_000, recompute=False, windows=6) == pytest.approx(54_000)
+    assert max(seen) == (9_000 if preset == "transformer-mini" else 4_096)
 
 
 def test_equal_commands_write_equal_models(manifest, tiny_model, tmp_path):
