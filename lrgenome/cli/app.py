@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from lrgenome.cli import concat, data, embed, extrapolate, finetune, pretrain, score_vcf
+from lrgenome.cli import concat, data, embed, extrapolate, finetune, multiqc, pretrain, score_vcf
 from lrgenome.cli.signals import STOPS, stops
 from lrgenome.errors import (
     DeviceError,
@@ -124,6 +124,7 @@ app.command("extrapolate")(guard(extrapolate.command))
 app.command("embed")(guard(embed.command))
 app.command("score-vcf")(guard(score_vcf.command))
 app.command("concat")(guard(concat.command))
+app.command("multiqc")(guard(multiqc.command))
 _data = typer.Typer(help="List, fetch and verify the files of a manifest.", no_args_is_help=True)
 _data.command("list")(guard(data.list_command))
 _data.command("fetch")(guard(data.fetch_command))

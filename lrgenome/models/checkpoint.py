@@ -99,8 +99,7 @@ def load_model(folder: str | os.PathLike[str] | None = None) -> LoadedModel:
         config = config_from_json(settings["model"])
     except UsageError as error:
         raise ModelError(f"model {path / CONFIG_NAME}: {error}") from error
-    tensors = _read_tensors(path / WEIGHTS_NAME, config_limit=config)
-    model = _filled(config, tensors)
+    model = _read_weights(path / WEIGHTS_NAME, config)
     name = DEFAULT_MODEL if embedded else path.resolve().name
     return LoadedModel(model, name, fingerprint(path), settings, load_head(path))
 
@@ -126,39 +125,38 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def expected_shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """List the tensors of a model with these settings, without allocating them."""
-    with torch.device("meta"):
-        model = build(config)
-    return {name: tuple(p.shape) for name, p in model.named_parameters()}
-
-
-def _read_tensors(path: Path, *, config_limit: Any) -> dict[str, torch.Tensor]:
-    """Read the weights, every shape checked against the settings before a tensor is read."""
+def _read_weights(path: Path, config: ModelConfig) -> Model:
+    """Make a model of these settings with the weights of a file, once every name and shape is what it must be."""
     size = path.stat().st_size if path.is_file() else None
     if size is None:
         raise ModelError(f"model weights {path}: no such file")
-    # Settings so deep or wide that listing the shapes would take long are no model of ours.
-    if config_limit.parameters > size:
+    # Settings so deep or wide that making the model would take long are no model of ours.
+    if config.parameters > size:
         raise ModelError(f"model weights {path}: got {size} bytes, too few for the settings beside it")
     try:
         with safe_open(str(path), framework="pt") as file:
             names = set(file.keys())
-            if config_limit.layers > len(names):
+            if config.layers > len(names):
                 raise ModelError(f"model weights {path}: got {len(names)} tensors, too few for the settings beside it")
-            expected = expected_shapes(config_limit)
+            # Not on the meta device: its first use imports torch's compiler, a third of what a start takes.
+            model = build(config, seed=0)
+            expected = dict(model.named_parameters())
             if missing := sorted(set(expected) - names):
                 raise ModelError(f"model weights {path}: tensor {missing[0]} is missing ({len(missing)} in all)")
             if unknown := sorted(names - set(expected)):
                 raise ModelError(f"model weights {path}: tensor {unknown[0]} is unknown ({len(unknown)} in all)")
-            for name, shape in expected.items():
-                got = tuple(file.get_slice(name).get_shape())
+            for name, parameter in expected.items():
+                got, shape = tuple(file.get_slice(name).get_shape()), tuple(parameter.shape)
                 if got != shape:
                     raise ModelError(f"model weights {path}: tensor {name} has shape {got}, expected {shape}")
-            tensors = {name: file.get_tensor(name) for name in expected}
+            with torch.no_grad():
+                for name, parameter in expected.items():
+                    tensor = file.get_tensor(name)
+                    if not tensor.is_floating_point() or not math.isfinite(float(tensor.float().sum())):
+                        raise ModelError(
+                            f"model weights {path}: tensor {name} holds values that are not finite numbers"
+                        )
+                    parameter.copy_(tensor)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"model weights {path}: damaged or not safetensors ({error})") from error
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not math.isfinite(float(tensor.float().sum())):
-            raise ModelError(f"model weights {path}: tensor {name} holds values that are not finite numbers")
-    return tensors
+    return model

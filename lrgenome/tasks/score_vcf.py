@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import sys
@@ -23,7 +22,7 @@ from lrgenome.engine.runners import AnyRunner
 from lrgenome.engine.windows import WindowRunner
 from lrgenome.errors import SkippedRecordsError, UsageError
 from lrgenome.glossary import format_length
-from lrgenome.io.atomic import atomic_output, check_writable, is_stream, os_error_as_output_error, partial_path
+from lrgenome.io.atomic import check_writable, is_stream, os_error_as_output_error, partial_path
 from lrgenome.io.fasta import Fasta, read_alias_table
 from lrgenome.io.scores import (
     ScoreJournal,
@@ -31,6 +30,7 @@ from lrgenome.io.scores import (
     header_text,
     publish_scores,
 )
+from lrgenome.io.summary import Summary
 from lrgenome.io.vcf import RecordSource, VariantSource, VcfRecord, open_variants, to_bytes
 from lrgenome.models.checkpoint import LoadedModel
 from lrgenome.tasks.readout import Readout
@@ -59,7 +59,7 @@ class ScoreOutput:
     no_clobber: bool = False
     no_version: bool = False
     summary: Path | None = None
-    """JSON of the counts."""
+    """Where `lrgenome.io.summary.Summary` is written."""
     strict: bool = False
     """Raise if anything was skipped."""
 
@@ -188,9 +188,9 @@ def run(
             how = "" if settings.llr == "masked" else f", {settings.llr}"
             caption = f"{loaded.name}, context {format_length(settings.context)}{how}"
             rows = with_pictures(rows, vcf, made, reference, partial_path(output.path), caption)
+        metadata = _metadata(loaded, runner, settings, reference)
         header = header_text(
-            _metadata(loaded, runner, settings, reference), () if readout is None else readout.columns,
-            no_version=output.no_version,
+            metadata, () if readout is None else readout.columns, no_version=output.no_version,
         )  # fmt: skip
         with_header = output.header == "always" or (output.header == "auto" and shard[0] == 1)
         account = Account()
@@ -201,7 +201,7 @@ def run(
                 _write_stream(pipe, text)
         else:
             _write_file(output, header, with_header, source, selected, planner, rows, account)
-        _report(account, selected.total, output)
+        _report(account, selected.total, output, shard, metadata)
     return dict(account.statuses)
 
 
@@ -258,16 +258,16 @@ def _alias_word(alias: str) -> str:
     return "table-" + hashlib.sha256(repr(table).encode()).hexdigest()[:16]
 
 
-def _report(account: Account, records: int, output: ScoreOutput) -> None:
+def _report(
+    account: Account, records: int, output: ScoreOutput, shard: tuple[int, int], metadata: dict[str, object]
+) -> None:  # fmt: skip
     log.info("statuses of the %d ALT alleles of %d records:", account.alleles, records)
     for status, count in account.statuses.most_common():
         log.info("  %-14s %9d", status, count)
     if output.summary is not None:
-        what = {"records": records, "alleles": account.alleles, "skipped": account.skipped.total(),
-                "statuses": dict(account.statuses)}  # fmt: skip
-        with atomic_output(output.summary, "w") as handle:
-            json.dump(what, handle, indent=2)
-            handle.write("\n")
+        Summary(
+            shard, records, account.alleles, account.skipped.total(), dict(account.statuses), metadata
+        ).write(output.summary)  # fmt: skip
     if output.strict and account.skipped:
         skipped = ", ".join(f"{n} {status}" for status, n in account.skipped.items())
         raise SkippedRecordsError(f"--strict: not all alleles could be scored ({skipped}); the output is complete")

@@ -3,6 +3,8 @@
 import json
 import pickle
 import resource
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -280,3 +282,11 @@ def test_weights_that_may_not_be_read(folder, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "safe_open", refuse)
     assert "Permission denied" in refusal(folder)
+
+
+def test_loading_does_not_import_the_compiler():
+    """Which takes longer than all else of a start, and every job of a pipeline starts."""
+    code = "import sys\nfrom lrgenome.models.checkpoint import load_model\nload_model()\n"
+    code += "print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -270,7 +270,9 @@ def test_counts_are_logged_and_written(score, tmp_path, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "lrgenome")
     score(summary=tmp_path / "counts.json")
     written = json.loads((tmp_path / "counts.json").read_text())
-    assert written == {"records": 12, "alleles": 16, "skipped": 4, "statuses": score.counts}
+    counts = {"records": 12, "alleles": 16, "skipped": 4, "statuses": score.counts}
+    assert {name: written[name] for name in counts} == counts and written["shard"] == "1/1"
+    assert written["settings"]["context"] == CONTEXT
     assert any("ALT_SYMBOLIC" in message for message in caplog.messages)
     assert "contig two of the VCF is not in one.fa" in caplog.messages
 
