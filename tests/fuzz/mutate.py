@@ -366,6 +366,6 @@ def mutated(rng: random.Random, data: bytes, mutations: tuple[Mutation, ...]) ->
     for _ in range(rng.choice((1, 1, 1, 1, 2, 3))):
         try:
             data = rng.choice(mutations)(rng, data)
-        except (ValueError, LookupError, EOFError, OSError, zlib.error, struct.error, TypeError, AttributeError):
+        except (ValueError, LookupError, EOFError, OSError, zlib.error, struct.error, TypeError, AttributeError, RecursionError):
             continue
     return data

@@ -6,6 +6,7 @@ folder ``--save``: the files, and a line that says what went wrong.
 
 import argparse
 import json
+import os
 import select
 import shutil
 import subprocess
@@ -27,7 +28,8 @@ class Worker:
 
     def __init__(self, shared: Path | None, limit: float = 20.0) -> None:
         self._shared, self._limit = shared, limit
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._read = b""
 
     def close(self) -> None:
         """End the process."""
@@ -39,13 +41,14 @@ class Worker:
     def ask(self, case: dict[str, Any]) -> dict[str, str]:
         """Return the outcome of a case; a crash or a hang is one too."""
         if self._process is None:
+            self._read = b""
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.fuzz.worker", str(self._shared or "")], cwd=ROOT, text=True,
+                [sys.executable, "-m", "tests.fuzz.worker", str(self._shared or "")], cwd=ROOT,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open("/tmp/fuzz.err","w"), env=_environment(),
             )  # fmt: skip
             assert self._line(120) == "ready"
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(case) + "\n")
+        self._process.stdin.write(json.dumps(case).encode() + b"\n")
         self._process.stdin.flush()
         # The first case of a family also makes its files.
         started = self._line(120)
@@ -67,13 +70,19 @@ class Worker:
 
     def _line(self, limit: float) -> str:
         assert self._process is not None and self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], limit)
-        return self._process.stdout.readline().rstrip("\n") if ready else ""
+        end = time.monotonic() + limit
+        while b"\n" not in self._read:
+            # Not through the file object: what lies in its buffer does not make the pipe ready.
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))
+            more = os.read(self._process.stdout.fileno(), 1 << 16) if ready else b""
+            if not more:
+                return ""
+            self._read += more
+        line, _, self._read = self._read.partition(b"\n")
+        return line.decode()
 
 
 def _environment() -> dict[str, str]:
-    import os
-
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
