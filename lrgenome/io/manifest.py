@@ -20,6 +20,7 @@ import contextlib
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -251,7 +252,7 @@ def _check_header(fields: list[str], columns: tuple[str, ...]) -> list[str]:
         raise ManifestError(
             f"got the header {fields}, expected it to have {', '.join(missing)} (tab-separated)"
         )
-    repeated = sorted({field for field in fields if fields.count(field) > 1})
+    repeated = sorted(name for name, count in Counter(fields).items() if count > 1)
     if repeated:
         raise ManifestError(f"the header has {', '.join(repeated)} more than once")
     return fields

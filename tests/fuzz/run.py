@@ -142,7 +142,9 @@ def fuzz(
                     shutil.rmtree(folder, ignore_errors=True)
                     folder.mkdir(parents=True)
                     worker.ask({"family": family, "seed": seed, "case": case, "keep": str(folder)})
-                    minimise(worker, family, answer["target"], folder, outcome)
+                    # Each try of a hang takes its whole time.
+                    if outcome != "hang":
+                        minimise(worker, family, answer["target"], folder, outcome)
                     (folder.parent / f"{folder.name}.txt").write_text(line + "\n")
     finally:
         worker.close()
