@@ -176,7 +176,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
         raise ModelError(f"model index {path}: expected a weight_map of file names")
     for name in files.values():
         # Nothing but a name: an index may not point elsewhere.
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors") or len(name) > 200:
             raise ModelError(f"model index {path}: got {name!r}, expected the name of a safetensors file beside it")
     return files
 
