@@ -6,8 +6,19 @@ into exit codes.
 """
 
 
+_LONGEST = 1000
+"""Characters of a message; what was got may be a line of megabytes."""
+
+
 class LrgenomeError(Exception):
     """Root of the family."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) <= _LONGEST:
+            return text
+        half = _LONGEST // 2
+        return f"{text[:half]} [... {len(text) - 2 * half:,} characters ...] {text[-half:]}"
 
 
 class UsageError(LrgenomeError, ValueError):

@@ -50,7 +50,7 @@ class CaduceusConfig:
         check_flags(self, "equivariant", "crossed_end", "tied")
         check_family(self, CADUCEUS)
         if self.dt_rank == 0 and not isinstance(self.dt_rank, bool):
-            object.__setattr__(self, "dt_rank", math.ceil(self.width / 16))
+            object.__setattr__(self, "dt_rank", -(-self.width // 16))
         check_counts(self, "dt_rank")
         if self.conv_width < 2:
             raise UsageError(f"model setting conv_width: got {self.conv_width}, expected at least 2")

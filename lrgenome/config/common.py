@@ -18,11 +18,11 @@ def check_counts(config: Any, *names: str) -> None:
             raise UsageError(f"model setting {name}: got {value!r}, expected a positive whole number")
 
 
-def check_flags(config: Any, *names: str) -> None:
+def check_flags(config: Any, *names: str, what: str = "model") -> None:
     """Raise `UsageError` unless these settings are true or false."""
     for name in names:
         if not isinstance(getattr(config, name), bool):
-            raise UsageError(f"model setting {name}: got {getattr(config, name)!r}, expected true or false")
+            raise UsageError(f"{what} setting {name}: got {getattr(config, name)!r}, expected true or false")
 
 
 def check_family(config: Any, family: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from lrgenome.config.common import from_object
+from lrgenome.config.common import check_flags, from_object
 from lrgenome.errors import UsageError
 
+_LARGEST = 1 << 40
 KINDS = ("classes", "labels", "numbers")
 ALLELES = ("both", "difference")
 POOLS = ("mean", "attention", "bins")
@@ -55,13 +57,20 @@ class HeadConfig:
     """What it was trained on."""
 
     def __post_init__(self) -> None:
-        for name in ("outputs", "hidden", "tissues"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, kind in (("outputs", str), ("hidden", int), ("tissues", str)):
+            values = getattr(self, name)
+            if not isinstance(values, list | tuple) or not all(type(value) is kind for value in values):
+                raise UsageError(f"head setting {name}: got {values!r}, expected a list of {kind.__name__}")
+            object.__setattr__(self, name, tuple(values))
+        for name in ("width", "context", "low", "high", "bin_size", "tissue_width"):
+            if type(value := getattr(self, name)) is not int or abs(value) > _LARGEST:
+                raise UsageError(f"head setting {name}: got {value!r}, expected a whole number of at most {_LARGEST}")
+        check_flags(self, "variants", "distance", what="head")
         for name, known in (("kind", KINDS), ("pool", POOLS), ("tissue", TISSUES), ("strand", ("forward", "both")),
                             ("alleles", ALLELES)):  # fmt: skip
             if (got := getattr(self, name)) not in known:
                 raise UsageError(f"head setting {name}: got {got!r}, expected one of {', '.join(known)}")
-        if not self.outputs or self.width < 1 or self.context < 1 or any(h < 1 for h in self.hidden):
+        if not self.outputs or min(self.width, self.context, self.tissue_width, *self.hidden) < 1:
             raise UsageError("head settings: expected outputs, and widths and context of at least 1")
         if self.kind == "classes" and len(self.outputs) != 1:
             raise UsageError(f"head setting outputs: got {len(self.outputs)}, expected one of kind classes")
@@ -87,6 +96,14 @@ class HeadConfig:
         """Values that the first layer reads."""
         tissue = {"none": 0, "index": 1, "onehot": len(self.tissues), "embedding": self.tissue_width}[self.tissue]
         return self.pooled + tissue + int(self.distance)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights of a head with these settings, without making it."""
+        widths = [self.inputs, *self.hidden, self.logits]
+        layers = sum((i + 1) * o for i, o in pairwise(widths))
+        tissues = len(self.tissues) * self.tissue_width if self.tissue == "embedding" else 0
+        return (3 if self.pool == "attention" else 2) * self.pooled + tissues + layers
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain values."""

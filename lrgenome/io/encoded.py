@@ -14,13 +14,14 @@ import logging
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lrgenome.dna import FIRST_BASE, IdArray
+from lrgenome.dna import FIRST_BASE, IdArray, N
 from lrgenome.errors import FastaError
 from lrgenome.io.atomic import os_error_as_output_error
-from lrgenome.io.fasta import Fasta
+from lrgenome.io.fasta import Fasta, digest_of
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,7 @@ class EncodedGenome:
     """
 
     def __init__(self, index: Path) -> None:
-        about = json.loads(index.read_text(encoding="utf-8"))
-        if about.get("format") != FORMAT:
-            raise ValueError(f"{index}: got format {about.get('format')}, expected {FORMAT}")
+        about = _read_index(index)
         self.path = Path(about["fasta"])
         self.contigs: dict[str, int] = {name: length for name, length, _ in about["contigs"]}
         self._offsets = {name: offset for name, _, offset in about["contigs"]}
@@ -98,7 +97,25 @@ class EncodedGenome:
         ids = np.empty(2 * len(packed), dtype=np.uint8)
         ids[::2], ids[1::2] = packed & 15, packed >> 4
         ids += FIRST_BASE
+        if len(ids) and ids.max() > N:
+            raise FastaError(f"{self._bases}: holds something else than bases; remove it, and it is made again")
         return ids[start - 2 * low : end - 2 * low]
+
+
+def _read_index(index: Path) -> dict[str, Any]:
+    """Read what `encode` wrote, if it hangs together; `ValueError` if it does not."""
+    about = json.loads(index.read_text(encoding="utf-8"))
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise ValueError(f"{index}: expected format {FORMAT}")
+    offset = 0
+    for name, length, start in about["contigs"]:
+        if not isinstance(name, str) or not isinstance(length, int) or length < 1 or start != offset:
+            raise ValueError(f"{index}: contig {name!r} is not where it should be")
+        offset += (length + 1) // 2
+    digest = digest_of({name: length for name, length, _ in about["contigs"]})
+    if offset != about["bytes"] or str(about["fingerprint"]).rpartition(":")[2] != digest:
+        raise ValueError(f"{index}: does not fit its own contigs")
+    return about
 
 
 def encode(fasta: Fasta, index: Path) -> None:
@@ -163,7 +180,7 @@ def open_genome(path: Path, cache: Path | None) -> Fasta | EncodedGenome:
     index = cache / f"{path.name}.{key}.json"
     try:
         return EncodedGenome(index)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         with Fasta(path) as fasta:
             encode(fasta, index)
     return EncodedGenome(index)

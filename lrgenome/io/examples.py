@@ -8,6 +8,7 @@ import io
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -115,8 +116,8 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, str
             if head.startswith("#"):
                 # As bcftools query -H numbers them, with a blank before the first in some versions.
                 header = [_NUMBERED.sub("", name).strip() for name in header]
-            for doubled in {name for name in header if header.count(name) > 1 and name}:
-                raise InputError(f"{path}: column {doubled!r} is there more than once")
+            if doubled := [name for name, count in Counter(header).items() if count > 1 and name]:
+                raise InputError(f"{path}: column {doubled[0]!r} is there more than once")
             reader = csv.reader(text, delimiter=delimiter)
             for cells in reader:
                 number = skipped + 1 + reader.line_num

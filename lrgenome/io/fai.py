@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import stat
-import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,11 +21,11 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from lrgenome.errors import FastaError
+from lrgenome.io import bgzf
 from lrgenome.io.atomic import os_error_as_output_error, write_at_once
 
 logger = logging.getLogger(__name__)
 
-_BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _BGZF_HINT = "recompress it with `bgzip` (gunzip FILE.gz; bgzip FILE)"
 _OTHER_COMPRESSION = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 _NOT_FASTA = {b"#": " (a VCF or a table?)", b"@": " (FASTQ or SAM?)", b"\xef": " (a byte order mark?)"}
@@ -88,13 +87,13 @@ def is_bgzf(path: Path) -> bool:
                 if path.suffix.lower() in (".gz", ".bgz", ".bz2", ".zip"):
                     raise FastaError(f"{path}: got plain text under the name of a compressed file: rename it")
                 return False
-            if _block_size(head) is None:
+            if bgzf.block_size(head) is None:
                 raise FastaError(
                     f"{path}: got plain gzip, which has no random access, expected BGZF; {_BGZF_HINT}"
                 )
             size = handle.seek(0, os.SEEK_END)
-            handle.seek(max(size - len(_BGZF_EOF), 0))
-            if handle.read() != _BGZF_EOF:
+            handle.seek(max(size - len(bgzf.EOF_BLOCK), 0))
+            if handle.read() != bgzf.EOF_BLOCK:
                 raise FastaError(
                     f"{path}: the file is cut short: its {size:,} bytes do not end in an end-of-file block"
                 )
@@ -111,10 +110,10 @@ def gzip_kind(path: Path) -> str:
         head = handle.read(4096)
     if not head.startswith(b"\x1f\x8b"):
         return ""
-    return "gzip" if _block_size(head) is None else "bgzf"
+    return "gzip" if bgzf.block_size(head) is None else "bgzf"
 
 
-def open_index(fasta: Path, bgzf: bool, index_dir: Path | None = None) -> FastaIndex:
+def open_index(fasta: Path, packed: bool, index_dir: Path | None = None) -> FastaIndex:
     """Find an index that fits the FASTA, or build one.
 
     An index beside the FASTA or in `index_dir` is used if it is not older than the FASTA and agrees with its
@@ -131,14 +130,16 @@ def open_index(fasta: Path, bgzf: bool, index_dir: Path | None = None) -> FastaI
     earlier: list[tuple[Path, list[FaiEntry]]] = []
     for folder in dict.fromkeys((fasta.parent, index_dir or fasta.parent)):
         fai = folder / f"{fasta.name}.fai"
-        gzi = folder / f"{fasta.name}.gzi" if bgzf else None
+        gzi = folder / f"{fasta.name}.gzi" if packed else None
         try:
+            if any(part.exists() and not part.is_file() for part in (fai, gzi) if part):
+                raise _Unusable("it is no regular file")
             entries = _read_fai(fai)
             earlier.append((fai, entries))
             if any(part.stat().st_mtime_ns < fasta.stat().st_mtime_ns for part in (fai, gzi) if part):
                 raise _Unusable("it is older than the FASTA")
             if gzi:
-                _verify_bgzf(fasta, entries, _read_gzi(gzi))
+                _verify_bgzf(fasta, entries, bgzf.read_gzi(gzi))
             else:
                 _verify_plain(fasta, entries)
             return FastaIndex(entries, fai, gzi, None)
@@ -146,10 +147,10 @@ def open_index(fasta: Path, bgzf: bool, index_dir: Path | None = None) -> FastaI
             continue
         except (_Unusable, OSError, ValueError, EOFError, zlib.error) as error:
             logger.info("not using the index %s: %s", fai, error)
-    entries = _scan(fasta, bgzf)
+    entries = _scan(fasta, packed)
     for fai, old in earlier:
         _refuse_cut(fasta, entries, fai, old)
-    blocks = _scan_blocks(fasta) if bgzf else None
+    blocks = _scan_blocks(fasta) if packed else None
     return _place(fasta, entries, blocks, index_dir)
 
 
@@ -176,14 +177,6 @@ def _read_fai(path: Path) -> list[FaiEntry]:
     return entries
 
 
-def _read_gzi(path: Path) -> list[tuple[int, int]]:
-    raw = path.read_bytes()
-    count = struct.unpack_from("<Q", raw)[0] if len(raw) >= 8 else 0
-    if len(raw) != 8 + 16 * count:
-        raise _Unusable(f"{path.name} is damaged")
-    return [(0, 0), *struct.iter_unpack("<QQ", raw[8:])]
-
-
 def _gaps(entries: list[FaiEntry]) -> Iterator[tuple[int, int, FaiEntry]]:
     """Yield the byte range before each contig, i.e. from the last base of the one before to its own first."""
     end = 0
@@ -203,7 +196,7 @@ def _verify_plain(fasta: Path, entries: list[FaiEntry]) -> None:
 
 
 def _verify_bgzf(fasta: Path, entries: list[FaiEntry], blocks: list[tuple[int, int]]) -> None:
-    with open(fasta, "rb") as handle:
+    with open(fasta, "rb", buffering=0) as handle:
 
         def read(start: int, size: int) -> bytes:
             block, position = blocks[bisect.bisect_right(blocks, start, key=lambda pair: pair[1]) - 1]
@@ -212,76 +205,65 @@ def _verify_bgzf(fasta: Path, entries: list[FaiEntry], blocks: list[tuple[int, i
                 unzipped.read(start - position)
                 return unzipped.read(size)
 
+        bgzf.check(handle, blocks)
         offset, position = blocks[-1]
-        total = position + sum(length for _, length in _blocks(handle, offset))
+        total = position + sum(length for _, length in bgzf.blocks(handle, offset))
         # Each look into a BGZF file unpacks a block, too much for a hundred thousand scaffolds.
         _verify(entries, total, read, step=1 + len(entries) // 256)
 
 
 def _verify(entries: list[FaiEntry], total: int, read: Callable[[int, int], bytes], step: int = 1) -> None:
-    """Check that headers, and nothing else, lie between the contigs; of headers only every `step`-th."""
+    """Check that headers, and nothing else, lie between the contigs, and their first lines; of every `step`-th."""
     for number, (start, stop, entry) in enumerate(_gaps(entries)):
         if number % step == 0 and stop <= total:
-            headers = read(start, stop - start)
+            # From the last base of the contig before, which a length that is too long would make a line end.
+            before = min(start, 1)
+            seen = read(start - before, before + stop - start + min(entry.width + 1, _MAX_GAP))
+            headers, line = seen[before : before + stop - start], seen[before + stop - start :]
             fields = headers[headers.rfind(b">") + 1 :].split(None, 1)
             if not _HEADERS.fullmatch(headers) or fields[:1] != [entry.name.encode()]:
                 raise _Unusable(f"the FASTA has no header of {entry.name!r} before byte {stop:,}")
-    rest = total - entries[-1].end
+            if seen[:before].isspace():
+                raise _Unusable(f"the contig before {entry.name!r} is shorter than it says")
+            _verify_line(entry, line, read)
+    last = entries[-1].end
+    rest = total - last
     if not 0 <= rest <= _MAX_GAP:
-        raise _Unusable(f"its last contig ends at byte {entries[-1].end:,}, the FASTA at {total:,}")
-    if not _HEADERS.fullmatch(read(entries[-1].end, rest) + b"\n"):
-        raise _Unusable("the FASTA has more sequence after its last contig")
+        raise _Unusable(f"its last contig ends at byte {last:,}, the FASTA at {total:,}")
+    seen = read(last - 1, rest + 1)
+    if seen[:1].isspace() or not _HEADERS.fullmatch(seen[1:] + b"\n"):
+        raise _Unusable("the FASTA has more or less sequence in its last contig, or after it")
 
 
-def _block_size(header: bytes) -> int | None:
-    """Size in bytes of the BGZF block that begins with `header`, None if it is no BGZF block."""
-    if len(header) < 18 or header[:4] != b"\x1f\x8b\x08\x04":
-        return None
-    extra = header[12 : 12 + int.from_bytes(header[10:12], "little")]
-    while len(extra) >= 4:
-        length = int.from_bytes(extra[2:4], "little")
-        if extra[:2] == b"BC" and length == 2:
-            return int.from_bytes(extra[4:6], "little") + 1
-        extra = extra[4 + length :]
-    return None
-
-
-def _blocks(handle: IO[bytes], offset: int) -> Iterator[tuple[int, int]]:
-    """Yield offset in the file and uncompressed length of each BGZF block from `offset` on."""
-    size = os.fstat(handle.fileno()).st_size
-    while offset < size:
-        handle.seek(offset)
-        block = _block_size(handle.read(64))
-        if block is None or offset + block > size:
-            raise _Unusable(f"there is no BGZF block at byte {offset:,}")
-        handle.seek(offset + block - 4)
-        yield offset, int.from_bytes(handle.read(4), "little")
-        offset += block
+def _verify_line(entry: FaiEntry, line: bytes, read: Callable[[int, int], bytes]) -> None:
+    """Check the length of a contig's first line, of which `line` is the beginning and what follows it."""
+    bases = line[: min(entry.bases, entry.length)]
+    several = entry.length > entry.bases
+    if several and entry.width + 1 > len(line):
+        line_end = read(entry.offset + entry.bases, min(entry.width - entry.bases + 1, _MAX_GAP))
+    else:
+        line_end = line[entry.bases : entry.width + 1]
+    if bases.split() != [bases] or (several and (line_end[:-1].strip() or not line_end[:-1] or line_end[-1:].isspace())):
+        raise _Unusable(f"the lines of {entry.name!r} are not of {entry.bases} bases in {entry.width} bytes")
 
 
 def _scan_blocks(fasta: Path) -> list[tuple[int, int]]:
-    blocks, position = [], 0
     try:
-        with open(fasta, "rb") as handle:
-            for offset, length in _blocks(handle, 0):
-                if length:
-                    blocks.append((offset, position))
-                position += length
-    except _Unusable as error:
+        return bgzf.scan(fasta)
+    except bgzf.BgzfError as error:
         raise FastaError(f"{fasta}: damaged BGZF data: {error}") from None
-    return blocks[1:] if blocks[:1] == [(0, 0)] else blocks
 
 
-def _scan(fasta: Path, bgzf: bool) -> list[FaiEntry]:
+def _scan(fasta: Path, packed: bool) -> list[FaiEntry]:
     """Read a whole FASTA and index it, naming the line at fault if it cannot be indexed."""
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(open(fasta, "rb"))
         lines: IO[bytes] = raw
-        if bgzf:
+        if packed:
             unzipped = stack.enter_context(gzip.GzipFile(fileobj=raw, mode="rb"))
             lines = stack.enter_context(io.BufferedReader(unzipped, 1 << 20))
         try:
-            if bgzf:
+            if packed:
                 _check_start(lines.peek(4096)[:4096], fasta)  # type: ignore[attr-defined]
             return _scan_lines(lines, fasta)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -377,7 +359,7 @@ def _place(
     fai = "".join("\t".join(map(str, entry)) + "\n" for entry in entries).encode()
     gzi = None
     if blocks is not None:
-        gzi = struct.pack("<Q", len(blocks)) + b"".join(struct.pack("<QQ", *block) for block in blocks)
+        gzi = bgzf.write_gzi(blocks)
 
     def write(folder: Path, scratch: Path | None) -> FastaIndex:
         gzi_path = None

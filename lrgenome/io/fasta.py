@@ -160,8 +160,7 @@ class Fasta:
             size = self.path.stat().st_size
         except OSError as error:
             raise FastaError(f"{self.path}: cannot be read: {error.strerror or error}") from error
-        names = "".join(f"{name}\t{length}\n" for name, length in self.contigs.items())
-        return f"{self.path.name}:{size}:{hashlib.sha256(names.encode()).hexdigest()[:16]}"
+        return f"{self.path.name}:{size}:{digest_of(self.contigs)}"
 
     def _block(self, contig: str, number: int) -> IdArray:
         with self._lock:
@@ -230,6 +229,12 @@ class Fasta:
         )
         self._source = reader.fetch
         self._close_source = reader.close
+
+
+def digest_of(contigs: Mapping[str, int]) -> str:
+    """Return the hash of contig names and lengths that fingerprints end with."""
+    names = "".join(f"{name}\t{length}\n" for name, length in contigs.items())
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def _remove(folder: Path | None, owner: int) -> None:

@@ -38,6 +38,7 @@ from lrgenome.io.hdf5_reader import (
     EmbeddingFile,
     RowRange,
     check_attributes,
+    check_layout,
     contigs_of,
     expected_bytes,
     leading_blocks,
@@ -191,7 +192,9 @@ class EmbeddingWriter:
         try:
             self._file = h5py.File(self.partial, "r+", locking="best-effort")
             difference = self._difference(self._file, attributes)
-        except (OSError, KeyError, RuntimeError) as error:
+        except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if self._file is not None:
+                self._file.close()
             raise OutputError(
                 f"{self.partial} is damaged ({error}); remove it, or run without --resume to start anew"
             ) from error
@@ -201,6 +204,7 @@ class EmbeddingWriter:
 
     def _difference(self, file: h5py.File, attributes: Mapping[str, Any]) -> str | None:
         """Say what differs first between the partial and what would be written now."""
+        check_layout(file)
         found = {name: plain(value) for name, value in file.attrs.items()}
         wanted = {name: plain(value) for name, value in attributes.items()}
         for name in [*wanted, *(name for name in found if name not in wanted)]:

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from lrgenome.errors import OutputError, UsageError
 
 COMPRESSIONS = ("gzip", "zstd", "none")
-_ZSTD_FILTER = 32015  # registered with The HDF Group
+ZSTD_FILTER = 32015  # registered with The HDF Group
 _SUPERBLOCK_0 = b"\x89HDF\r\n\x1a\n\x00"
+_MOST_LOST = 1 << 28
 _END_OF_FILE = slice(40, 48)  # in a version 0 superblock; little-endian, no checksum
 
 
@@ -48,7 +49,7 @@ def load_filters(dataset: h5py.Dataset) -> None:
     UsageError
         If the plugin is not installed.
     """
-    if _ZSTD_FILTER in filter_ids(dataset):
+    if ZSTD_FILTER in filter_ids(dataset):
         _zstd_plugin()
 
 
@@ -189,6 +190,8 @@ def mend_end_of_file(path: Path) -> None:
             return  # not as HDF5's default settings write it; opening it will say what is wrong
         recorded = int.from_bytes(head[_END_OF_FILE], "little")
         actual = os.fstat(raw.fileno()).st_size
+        if recorded > actual + _MOST_LOST:
+            return  # no kill does that
         if recorded > actual:
             raw.truncate(recorded)
         elif recorded < actual:

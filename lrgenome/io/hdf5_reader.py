@@ -1,5 +1,6 @@
 """The schema ``lrgenome-embeddings`` version 1, and its reader."""
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import h5py
 import numpy as np
 
 from lrgenome.errors import InputError, UsageError
-from lrgenome.io.hdf5_chunks import load_filters
+from lrgenome.io.hdf5_chunks import ZSTD_FILTER, filter_ids, load_filters
 
 FORMAT = "lrgenome-embeddings"
 FORMAT_VERSION = 1
@@ -23,6 +24,13 @@ OWN_ATTRIBUTES = ("format", "format_version", "coordinate_system", "complete")
 ROW_COLUMNS = ("chrom", "start", "end", "strand", "name", "n_frac")
 NAME_WIDTH = 64
 """Default bytes for a row's name."""
+_KINDS = {
+    "embeddings": ("f", (2, 3)), "chrom": ("S", (1,)), "start": ("i", (1,)), "end": ("i", (1,)), "strand": ("S", (1,)),
+    "name": ("S", (1,)), "n_frac": ("f", (1,)), "contigs/name": ("S", (1,)), "contigs/length": ("i", (1,)),
+    "done": ("u", (1,)),
+}  # fmt: skip
+"""Datasets, the kinds of their types and their dimensions."""
+_CHUNK_LIMIT = 1 << 28
 _ROW_BYTES = 8 + 8 + 4 + 1 + 16 + NAME_WIDTH  # start, end, n_frac, strand, a contig's name, name
 
 
@@ -178,15 +186,18 @@ def read_embeddings(path: str | os.PathLike[str], *, allow_partial: bool = False
     except OSError as error:
         raise InputError(f"{path}: cannot be read as HDF5 ({error})") from error
     try:
-        found, version = file.attrs.get("format"), file.attrs.get("format_version")
+        found, version = (plain(file.attrs.get(name)) for name in ("format", "format_version"))
         if found != FORMAT:
             raise InputError(f"{path}: got format {found!r}, expected {FORMAT!r}")
         if version != FORMAT_VERSION:
             raise InputError(f"{path}: got {FORMAT} version {version}, expected {FORMAT_VERSION}")
         try:
+            check_layout(file)
             load_filters(file["embeddings"])
             embeddings = EmbeddingFile(path, file)
-        except (KeyError, TypeError, OSError) as error:
+        except (KeyError, TypeError, OSError, RuntimeError, ValueError) as error:
+            if isinstance(error, UsageError):
+                raise
             raise InputError(f"{path}: damaged {FORMAT} file ({error})") from error
         if not (embeddings.complete or allow_partial):
             raise InputError(
@@ -199,6 +210,50 @@ def read_embeddings(path: str | os.PathLike[str], *, allow_partial: bool = False
     return embeddings
 
 
+def check_layout(file: h5py.File) -> None:
+    """Refuse datasets that are not in the file itself, or are of other types and shapes than the schema's.
+
+    Links and virtual or external datasets would read other files of whoever opens this one.
+
+    Raises
+    ------
+    ValueError
+        Naming the dataset and what was expected.
+    KeyError
+        If one is missing.
+    """
+    size = os.fstat(file.id.get_vfd_handle()).st_size
+    found = {}
+    for name, (kind, dimensions) in _KINDS.items():
+        for part in (name.rpartition("/")[0], name):
+            if part and not isinstance(file.get(part, getlink=True), h5py.HardLink):
+                raise ValueError(f"{part} is a link, expected it in the file itself")
+        dataset = file[name]
+        if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+            raise ValueError(f"{name} is not a dataset of this file")
+        if dataset.shape is None or dataset.ndim not in dimensions or dataset.dtype.kind not in kind:
+            raise ValueError(f"{name} has shape {dataset.shape} and type {dataset.dtype}, expected others")
+        # Every chunk is in the file, and in its index too; so a shape that is a lie is known before memory is asked for.
+        if dataset.chunks:
+            chunks = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+            fits = 16 * chunks <= size and math.prod(dataset.chunks) * dataset.dtype.itemsize <= _CHUNK_LIMIT
+        else:
+            fits = math.prod(dataset.shape) * dataset.dtype.itemsize <= size
+        if not fits:
+            raise ValueError(f"{name} has shape {dataset.shape}, more than a file of {size:,} bytes holds")
+        for number in filter_ids(dataset):
+            # Zstd says itself what to install.
+            if number != ZSTD_FILTER and not h5py.h5z.filter_avail(number):
+                raise ValueError(f"{name} is compressed by a filter that is not there (number {number})")
+        found[name] = dataset.shape[0]
+    if odd := [name for name in ROW_COLUMNS if found[name] != found["embeddings"]]:
+        raise ValueError(f"{odd[0]} has {found[odd[0]]} rows, embeddings {found['embeddings']}")
+    if found["contigs/name"] != found["contigs/length"]:
+        raise ValueError("contigs have more names than lengths, or fewer")
+    if not isinstance(plain(file.attrs["complete"]), bool):
+        raise ValueError("attribute complete is neither true nor false")
+
+
 def leading_blocks(file: h5py.File) -> int:
     """Blocks of rows that are done, counted from the first up to one that is not."""
     done = file["done"][:]
@@ -207,7 +262,7 @@ def leading_blocks(file: h5py.File) -> int:
 
 def contigs_of(file: h5py.File) -> dict[str, int]:
     """Contig name to its length in bp, in the order of the file."""
-    names = file["contigs/name"].asstr()[:]
+    names = file["contigs/name"].asstr("utf-8")[:]
     return dict(zip(names.tolist(), file["contigs/length"][:].tolist(), strict=True))
 
 

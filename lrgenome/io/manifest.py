@@ -20,8 +20,9 @@ import contextlib
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +57,9 @@ class ManifestEntry:
 
     validation: tuple[str, ...] = ()
     """Validation regions as written, 1-based inclusive."""
+
+    place: str = field(default="", compare=False)
+    """Manifest and line, for messages."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def read_manifest(path: str | os.PathLike[str], check_files: bool = True) -> lis
         with _errors_at(place):
             if row["weight"] == "." or row.get("kind", "genome") not in ("genome", "", "."):
                 continue
-            entry = _parse_entry(row, Path(path).parent)
+            entry = _parse_entry(row, Path(path).parent, place)
             _check_unique(entry, entries)
             if check_files and not entry.path.is_file():
                 raise ManifestError(f"there is no FASTA file {entry.path}")
@@ -212,6 +216,7 @@ def split_intervals(entry: ManifestEntry, contigs: Mapping[str, int]) -> Splits:
         If a region is malformed, names an unknown contig, reaches beyond its contig, or if a validation
         region overlaps a held-out one.
     """
+    who = f"{entry.place}: genome {entry.name!r}" if entry.place else f"genome {entry.name!r}"
     parsed: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for kind, regions in (("holdout", entry.holdout), ("validation", entry.validation)):
         by_contig: dict[str, list[tuple[int, int]]] = {}
@@ -219,7 +224,7 @@ def split_intervals(entry: ManifestEntry, contigs: Mapping[str, int]) -> Splits:
             try:
                 contig, start, end = parse_region(region, contigs)
             except UsageError as error:
-                raise ManifestError(f"genome {entry.name!r}, column {kind}: {error}") from None
+                raise ManifestError(f"{who}, column {kind}: {error}") from None
             by_contig.setdefault(contig, []).append((start, end))
         parsed[kind] = {contig: _merge(spans) for contig, spans in by_contig.items()}
     splits = Splits([], [], [])
@@ -230,7 +235,7 @@ def split_intervals(entry: ManifestEntry, contigs: Mapping[str, int]) -> Splits:
             for held_start, held_end in holdout:
                 if start < held_end and held_start < end:
                     raise ManifestError(
-                        f"genome {entry.name!r}: validation and holdout overlap at "
+                        f"{who}: validation and holdout overlap at "
                         f"{format_region(contig, max(start, held_start), min(end, held_end))}"
                     )
         splits.holdout.extend((contig, start, end) for start, end in holdout)
@@ -247,7 +252,7 @@ def _check_header(fields: list[str], columns: tuple[str, ...]) -> list[str]:
         raise ManifestError(
             f"got the header {fields}, expected it to have {', '.join(missing)} (tab-separated)"
         )
-    repeated = sorted({field for field in fields if fields.count(field) > 1})
+    repeated = sorted(name for name, count in Counter(fields).items() if count > 1)
     if repeated:
         raise ManifestError(f"the header has {', '.join(repeated)} more than once")
     return fields
@@ -272,7 +277,7 @@ def _parse_data_set(row: dict[str, str], folder: Path) -> DataSet:
     )  # fmt: skip
 
 
-def _parse_entry(row: dict[str, str], folder: Path) -> ManifestEntry:
+def _parse_entry(row: dict[str, str], folder: Path, place: str) -> ManifestEntry:
     for column in ("path", "name"):
         if row[column] in ("", "."):
             raise ManifestError(f"got an empty {column}")
@@ -288,6 +293,7 @@ def _parse_entry(row: dict[str, str], folder: Path) -> ManifestEntry:
         row["name"],
         _split_regions(row["holdout"]),
         _split_regions(row["validation"]),
+        place,
     )
 
 

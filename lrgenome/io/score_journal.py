@@ -1,15 +1,19 @@
 """The journal of a scoring run: a plain score table that can be continued from any byte it was killed at."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from lrgenome.errors import OutputError
+from lrgenome.io.alleles import STATUSES
 from lrgenome.io.atomic import os_error_as_output_error
-from lrgenome.io.score_table import TOOL_PREFIX, pair_rows, row_keys
+from lrgenome.io.score_table import KEY_COLUMNS, SCORE_COLUMNS, TOOL_PREFIX, pair_rows, row_keys
 from lrgenome.io.vcf import VcfRecord, to_bytes
 
 _TOOL = TOOL_PREFIX.encode()
+_SCORE = re.compile(rb"\.|-?[0-9.]+(?:e[-+][0-9]+)?|-?inf")
+_STATUSES = frozenset(status.encode() for status in STATUSES)
 
 
 class ScoreJournal:
@@ -88,6 +92,7 @@ class ScoreJournal:
             for record, lines in pair_rows(rows, iter(records), self._width, self.path):
                 if len(lines) < len(row_keys(record)):
                     break
+                self._check_scores(lines)
                 end += sum(map(len, lines))
                 done += 1
         self._cut(end)
@@ -116,6 +121,18 @@ class ScoreJournal:
                     return handle.tell()
                 wanted.pop(0)
         return 0
+
+    def _check_scores(self, rows: list[bytes]) -> None:
+        """Refuse rows whose scores are none: a machine that lost power may leave zeros in their place."""
+        for row in rows:
+            cells = row.rstrip(b"\n").split(b"\t")
+            scores = cells[len(KEY_COLUMNS) : len(KEY_COLUMNS) + len(SCORE_COLUMNS)]
+            if not (all(map(_SCORE.fullmatch, scores)) and set(cells[-1].split(b"&")) <= _STATUSES):
+                got = row[:200].decode("utf-8", "replace").rstrip("\n")
+                raise OutputError(
+                    f"{self.path} is damaged: got row {got!r}, expected numbers and a status; "
+                    "remove it, or run without --resume to start anew"
+                )
 
     def _end_of_last_line(self) -> int:
         end = self._file.seek(0, os.SEEK_END)

@@ -21,11 +21,11 @@ import pysam
 
 from lrgenome.errors import LrgenomeError, VcfError
 from lrgenome.io.atomic import os_error_as_output_error
+from lrgenome.io.bgzf import EOF_BLOCK
 
 COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
 """The columns that every VCF has."""
 
-_BGZF_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _BOM = b"\xef\xbb\xbf"
 _KNOWN_STARTS = (
     (b">", "FASTA"),
@@ -163,8 +163,8 @@ class VariantSource:
             gzipped = head.startswith(b"\x1f\x8b")
             bgzf = gzipped and len(head) >= 14 and bool(head[3] & 4) and head[12:14] == b"BC"
             if bgzf:
-                handle.seek(-min(len(_BGZF_EOF), os.fstat(handle.fileno()).st_size), os.SEEK_END)
-                if handle.read() != _BGZF_EOF:
+                handle.seek(-min(len(EOF_BLOCK), os.fstat(handle.fileno()).st_size), os.SEEK_END)
+                if handle.read() != EOF_BLOCK:
                     raise VcfError(f"{self.name}: got BGZF without its end marker: the file is truncated")
         with _reading(self.name), _open_bytes(self._path, gzipped) as text:
             start = text.read(65536)

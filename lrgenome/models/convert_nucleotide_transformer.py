@@ -92,6 +92,9 @@ def convert(
     config = _read_settings(settings, tied=_DECODER not in tensors)
     if config.layers > len(tensors):
         raise ModelError(f"published model: got {len(tensors)} tensors, too few for {config.layers} layers")
+    # Before shapes are made of them; the tensor that is missing or of another shape is named below.
+    if config.parameters > 1000 * (held := sum(tensor.numel() for tensor in tensors.values())):
+        raise ModelError(f"published model: got {held} weights, too few for its settings")
     with torch.device("meta"):
         ours = {name: tuple(p.shape) for name, p in NucleotideTransformer(config).named_parameters()}
     sources = dict(_sources(config, ours))

@@ -20,6 +20,7 @@ from torch.nn.functional import linear, one_hot, softplus
 from lrgenome.config.head import HeadConfig, head_from_json
 from lrgenome.errors import ModelError, UsageError
 from lrgenome.models.files import CONFIG_NAME, write_tensors
+from lrgenome.models.published import read_object
 from lrgenome.models.stack import normal
 
 HEAD_NAME = "head.safetensors"
@@ -131,15 +132,19 @@ def load_head(folder: str | os.PathLike[str] | None) -> Head | None:
     if path is None or folder is None or not path.is_file():
         return None
     try:
-        settings = json.loads((Path(folder) / CONFIG_NAME).read_text(encoding="utf-8"))
-        config = head_from_json(settings.get("head"))
-    except (OSError, ValueError, UsageError) as error:
+        config = head_from_json(read_object(Path(folder) / CONFIG_NAME, "settings").get("head"))
+    except UsageError as error:
         raise ModelError(f"head of {folder}: {error}") from error
-    with torch.device("meta"):
-        expected = {name: tuple(t.shape) for name, t in Head(config).state_dict().items()}
+    size = path.stat().st_size
+    if config.parameters > size:
+        raise ModelError(f"head {path}: got {size} bytes, too few for the settings beside it")
     tensors = {}
     try:
         with safe_open(str(path), framework="pt") as file:
+            if len(config.hidden) > len(file.keys()):
+                raise ModelError(f"head {path}: got {len(file.keys())} tensors, too few for the settings beside it")
+            with torch.device("meta"):
+                expected = {name: tuple(t.shape) for name, t in Head(config).state_dict().items()}
             if set(file.keys()) != set(expected):
                 raise ModelError(f"head {path}: got tensors {sorted(file.keys())}, expected {sorted(expected)}")
             for name, shape in expected.items():
@@ -147,7 +152,7 @@ def load_head(folder: str | os.PathLike[str] | None) -> Head | None:
                 if got != shape:
                     raise ModelError(f"head {path}: tensor {name} has shape {got}, expected {shape}")
                 tensors[name] = file.get_tensor(name)
-                if not bool(torch.isfinite(tensors[name]).all()):
+                if not tensors[name].is_floating_point() or not bool(torch.isfinite(tensors[name]).all()):
                     raise ModelError(f"head {path}: tensor {name} holds values that are not finite numbers")
     except (SafetensorError, OSError) as error:
         raise ModelError(f"head {path}: damaged or not safetensors ({error})") from error

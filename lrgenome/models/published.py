@@ -10,7 +10,8 @@ import hashlib
 import importlib
 import json
 import os
-import pickle
+import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from lrgenome.config import ModelConfig
 from lrgenome.errors import ModelError
+from lrgenome.models.pickles import read_pickle
 
 CONFIG_NAME = "config.json"
 SAFETENSORS_NAME = "model.safetensors"
@@ -30,8 +32,7 @@ CONVERTERS = {"caduceus": "convert_caduceus", "esm": "convert_nucleotide_transfo
 """``model_type`` of the settings, and the module of `lrgenome.models` that converts such weights."""
 
 _JSON_LIMIT = 1 << 20
-_DAMAGED = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
-"""What `torch.load` raises at files that are damaged, by where the damage is."""
+_JSON_DEPTH = 64
 
 
 def is_published(folder: str | os.PathLike[str]) -> bool:
@@ -93,7 +94,7 @@ def read_snapshot(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
     settings = read_object(folder / CONFIG_NAME, "settings")
     tensors: dict[str, Tensor] = {}
     for path in _weights_files(folder):
-        read = _read_pickle(path) if path.name in PICKLE_NAMES else _read_safetensors(path)
+        read = read_pickle(path) if path.name in PICKLE_NAMES else _read_safetensors(path)
         if twice := sorted(set(read) & set(tensors)):
             raise ModelError(f"model weights {path}: tensor {twice[0]} is in another file too")
         tensors |= read
@@ -120,9 +121,12 @@ def fingerprint(folder: str | os.PathLike[str]) -> str:
 def read_object(path: Path, what: str) -> dict[str, Any]:
     """Read the JSON object of a small file, named `what` in errors; `ModelError` if it is anything else."""
     try:
-        if path.stat().st_size > _JSON_LIMIT:
-            raise ModelError(f"model {what} {path}: got {path.stat().st_size} bytes, expected at most 1 MiB")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise ModelError(f"model {what} {path}: expected a regular file")
+        if about.st_size > _JSON_LIMIT:
+            raise ModelError(f"model {what} {path}: got {about.st_size} bytes, expected at most 1 MiB")
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
     except OSError as error:
         raise ModelError(f"model {what} {path}: {error.strerror}") from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -131,7 +135,21 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
         raise ModelError(f"model {what} {path}: not JSON ({error})") from error
     if not isinstance(values, dict):
         raise ModelError(f"model {what} {path}: got {type(values).__name__}, expected a JSON object")
+    level: list[Any] = [values]
+    for _ in range(_JSON_DEPTH):
+        level = [v for one in level if isinstance(one, dict | list) for v in (one.values() if isinstance(one, dict) else one)]
+    if level:
+        raise ModelError(f"model {what} {path}: got JSON that is more than {_JSON_DEPTH} levels deep")
     return values
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON, whose keys must differ: readers do not agree on which of two counts."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"key {twice!r} is there twice")
+    return made
 
 
 def _weights_files(folder: Path) -> list[Path]:
@@ -139,7 +157,10 @@ def _weights_files(folder: Path) -> list[Path]:
     if (folder / SAFETENSORS_NAME).is_file():
         return [folder / SAFETENSORS_NAME]
     if (folder / INDEX_NAME).is_file():
-        return [folder / name for name in sorted(set(_weight_map(folder).values()))]
+        paths = [folder / name for name in sorted(set(_weight_map(folder).values()))]
+        if odd := [path for path in paths if not path.is_file()]:
+            raise ModelError(f"model weights {odd[0]}: no such file")
+        return paths
     for name in PICKLE_NAMES:
         if (folder / name).is_file():
             return [folder / name]
@@ -155,7 +176,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
         raise ModelError(f"model index {path}: expected a weight_map of file names")
     for name in files.values():
         # Nothing but a name: an index may not point elsewhere.
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors") or len(name) > 200:
             raise ModelError(f"model index {path}: got {name!r}, expected the name of a safetensors file beside it")
     return files
 
@@ -167,32 +188,3 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"model weights {path}: damaged or not safetensors ({error})") from error
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    """Map a file that `torch.save` wrote, if it holds tensors by name and nothing else."""
-    try:
-        read = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"model weights {path}: refused, since it is not only tensors and could run code; "
-            "expected weights as torch.save writes them, or safetensors"
-        ) from error
-    except _DAMAGED as error:
-        raise ModelError(
-            f"model weights {path}: damaged or not what torch.save writes since PyTorch 1.6 ({_first_line(error)})"
-        ) from error
-    if not isinstance(read, dict):
-        raise ModelError(f"model weights {path}: got {type(read).__name__}, expected tensors by name")
-    size = path.stat().st_size
-    for name, tensor in read.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise ModelError(f"model weights {path}: got {type(tensor).__name__} at {name!r}, expected a tensor")
-        # A view can be larger than what it is of, and some layouts have no memory that one could compare.
-        if tensor.layout != torch.strided or tensor.is_meta or tensor.numel() * tensor.element_size() > size:
-            raise ModelError(f"model weights {path}: tensor {name} is not in the file as a plain array")
-    return {name: tensor.detach() for name, tensor in read.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().partition("\n")[0]

@@ -171,10 +171,10 @@ class KeptLosses:
         if self._folder is None or not self._resume:
             return None
         try:
-            found: dict[str, Any] = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
             return None
-        return found
+        return found if isinstance(found, dict) else None
 
     def save(self, key: str, found: dict[str, Any]) -> None:
         """Keep it."""

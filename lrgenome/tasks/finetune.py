@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -312,8 +313,11 @@ class Finetuner:
         """Return the predictions of test rows: those of a run before, if it got so far."""
         note = {"identity": _plain(identity), "test": self.windows.fingerprint(test)}
         path, kept = folder / _DONE, folder / "test.npy"
-        if path.is_file() and kept.is_file() and json.loads(path.read_text(encoding="utf-8")) == note:
-            return np.asarray(np.load(kept, allow_pickle=False), dtype=np.float32)
+        if path.is_file() and kept.is_file():
+            # What cannot be read is predicted again.
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                if json.loads(path.read_text(encoding="utf-8")) == note:
+                    return np.asarray(np.load(kept, allow_pickle=False), dtype=np.float32)
         tested = predict(tuned, head, batches, test, at_once)
         np.save(kept, tested)
         path.write_text(json.dumps(note), encoding="utf-8")

@@ -22,6 +22,7 @@ from lrgenome.models.families import Model, build
 log = logging.getLogger(__name__)
 
 _PREFIX = "snapshot-"
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Keeper(Protocol):
@@ -87,15 +88,22 @@ def load_weights(run: Path) -> Model:
     if not last_step(run):
         raise ModelError(f"{run}: holds neither a model nor a snapshot")
     folder = snapshots(run)[-1]
+    saved = _read_identity(folder)
     try:
-        saved = json.loads((folder / "identity.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "state.safetensors")
-        model = build(config_from_json(saved["model"]))
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(tensors[f"model/{name}"])
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        config = config_from_json(saved.get("model"))
+    except UsageError as error:
         raise ModelError(f"snapshot {folder}: {error}") from error
+    tensors = _read_tensors(folder)
+    # Before a model is made: settings may be of one that no memory can hold.
+    if config.parameters > sum(t.numel() for t in tensors.values()) or config.layers > len(tensors):
+        raise ModelError(f"snapshot {folder}: has too few weights for the settings beside them")
+    with torch.device("meta"):
+        expected = dict(build(config).named_parameters())
+    _check_shapes(folder, tensors, {f"model/{name}": p for name, p in expected.items()})
+    model = build(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[f"model/{name}"])
     log.info("weights of %s after step %d", run, saved["step"])
     return model
 
@@ -118,34 +126,93 @@ def load_snapshot(
     if not last_step(run):
         return 0
     folder = snapshots(run)[-1]
-    try:
-        saved = json.loads((folder / "identity.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "state.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"snapshot {folder}: {error}") from error
-    if defaults:
+    saved, tensors = _read_identity(folder), _read_tensors(folder)
+    if defaults and isinstance(saved.get("settings"), dict):
         saved["settings"] = {**json.loads(json.dumps(defaults)), **saved["settings"]}
     if difference := _first_difference(saved, json.loads(json.dumps(identity))):
         raise UsageError(f"--resume: {folder} was made with other settings: {difference}")
     parameters = dict(model.named_parameters())
-    try:
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(tensors[f"model/{name}"])
-    except (KeyError, RuntimeError) as error:
-        raise ModelError(f"snapshot {folder}: {error}") from error
-    for key, value in tensors.items():
-        if key.startswith("optimizer/"):
-            name, field = key.removeprefix("optimizer/").rsplit("/", 1)
-            # Moments live beside their weights; AdamW keeps its step count on the CPU.
-            home = value if field == "step" else value.to(parameters[name].device)
-            optimizer.state[parameters[name]][field] = home
+    _check_shapes(folder, tensors, {f"model/{name}": p for name, p in parameters.items()})
+    state = _optimizer_state(folder, tensors, parameters)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"model/{name}"])
+    for name, fields in state.items():
+        # Moments live beside their weights; AdamW keeps its step count on the CPU.
+        home = parameters[name].device
+        optimizer.state[parameters[name]].update(
+            (field, value if field == "step" else value.to(home)) for field, value in fields.items()
+        )
     if more is not None:
-        more.restore({
-            key.removeprefix("states/"): value for key, value in tensors.items() if key.startswith("states/")
-        })  # fmt: skip
+        try:
+            more.restore({
+                key.removeprefix("states/"): value for key, value in tensors.items() if key.startswith("states/")
+            })  # fmt: skip
+        except KeyError as error:
+            raise ModelError(f"snapshot {folder}: tensor states/{error.args[0]} is missing") from error
     log.info("resumed from step %d", saved["step"])
     return int(saved["step"])
+
+
+def _read_identity(folder: Path) -> dict[str, Any]:
+    """Read what a snapshot is of; its step is that of its name."""
+    path = folder / "identity.json"
+    try:
+        if not path.is_file():
+            raise ModelError(f"snapshot {folder}: {path.name} is no file")
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"snapshot {folder}: {path.name} cannot be read ({error})") from error
+    step = saved.get("step") if isinstance(saved, dict) else None
+    if type(step) is not int or step != int(folder.name.removeprefix(_PREFIX)):
+        raise ModelError(f"snapshot {folder}: {path.name} has step {step!r}, expected that of the folder's name")
+    return dict(saved)
+
+
+def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    path = folder / "state.safetensors"
+    try:
+        if not path.is_file():
+            raise ModelError(f"snapshot {folder}: {path.name} is no file")
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"snapshot {folder}: {path.name} is damaged ({error})") from error
+    for name, tensor in tensors.items():
+        if not name.startswith("states/") and not (tensor.is_floating_point() and bool(torch.isfinite(tensor).all())):
+            raise ModelError(f"snapshot {folder}: tensor {name} holds values that are not finite numbers")
+    return tensors
+
+
+def _check_shapes(
+    folder: Path, tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> None:
+    for name, like in expected.items():
+        if name not in tensors or tensors[name].shape != like.shape:
+            got = tuple(tensors[name].shape) if name in tensors else "no tensor"
+            raise ModelError(f"snapshot {folder}: got {got} of {name}, expected shape {tuple(like.shape)}")
+
+
+def _optimizer_state(
+    folder: Path, tensors: Mapping[str, torch.Tensor], parameters: Mapping[str, nn.Parameter]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Return AdamW's state by parameter and field, each of the shape that it must have."""
+    state: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if not key.startswith("optimizer/"):
+            continue
+        name, _, field = key.removeprefix("optimizer/").rpartition("/")
+        if name not in parameters or field not in _MOMENTS:
+            raise ModelError(f"snapshot {folder}: tensor {key} is of no weight")
+        shape = torch.Size() if field == "step" else parameters[name].shape
+        if value.shape != shape or (field == "step" and float(value) < 1.0):
+            raise ModelError(f"snapshot {folder}: {key} has shape {tuple(value.shape)}, expected {tuple(shape)}")
+        state.setdefault(name, {})[field] = value
+    for name, fields in state.items():
+        if missing := sorted(set(_MOMENTS) - set(fields)):
+            raise ModelError(f"snapshot {folder}: tensor optimizer/{name}/{missing[0]} is missing")
+    return state
 
 
 def _first_difference(saved: dict[str, Any], now: dict[str, Any], where: str = "") -> str | None:

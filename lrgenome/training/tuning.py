@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from lrgenome.config.head import HeadConfig
-from lrgenome.errors import NumericalError, UsageError
+from lrgenome.errors import ModelError, NumericalError, UsageError
 from lrgenome.models.families import Model
 from lrgenome.models.heads import Extras, Head
 from lrgenome.training.optim import NO_DECAY, learning_rate
@@ -299,6 +299,8 @@ class _Sums:
         return {"epoch": self.values}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        if tensors["epoch"].shape != self.values.shape:
+            raise ModelError(f"training loss: expected epoch of shape {tuple(self.values.shape)}")
         self.values = tensors["epoch"].clone()
 
 
@@ -331,12 +333,18 @@ class _Best:
     """The weights at the lowest validation loss, in memory or in a file."""
 
     def __init__(self, model: nn.Module, path: Path | None, resumed: bool) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         self._model, self._path = model, path
         self._kept: dict[str, Tensor] | None = None
         if resumed and path is not None and path.is_file():
-            self._kept = load_file(path)
+            try:
+                self._kept = load_file(path)
+            except (OSError, SafetensorError) as error:
+                raise ModelError(f"{path}: damaged or not safetensors ({error})") from error
+            if {n: t.shape for n, t in self._kept.items()} != {n: t.shape for n, t in model.state_dict().items()}:
+                raise ModelError(f"{path}: holds the weights of another model")
 
     def keep(self) -> None:
         from safetensors.torch import save_file

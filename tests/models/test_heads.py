@@ -56,7 +56,7 @@ def test_damaged_heads_are_named(folder):
         save_file(change, folder / HEAD_NAME)
         with pytest.raises(ModelError, match=message):
             load_model(folder)
-    (folder / HEAD_NAME).write_bytes(b"nothing")
+    (folder / HEAD_NAME).write_bytes(b"nothing" * 1000)
     with pytest.raises(ModelError, match="damaged or not safetensors"):
         load_model(folder)
     settings = json.loads((folder / "config.json").read_text())
@@ -76,7 +76,12 @@ def test_damaged_heads_are_named(folder):
         ({"pool": "bins", "bin_size": 0}, "head setting bin_size"),
         ({"tissue": "index", "tissues": []}, "without names of tissues"),
         ({"kind": "classes"}, "got 2, expected one of kind classes"),
-        ({"width": "wide"}, "head settings"),
+        ({"width": "wide"}, "head setting width: got 'wide'"),
+        ({"outputs": "ab"}, "head setting outputs: got 'ab'"),
+        ({"hidden": [True]}, "head setting hidden"),
+        ({"low": 0.5}, "head setting low"),
+        ({"distance": 1}, "head setting distance"),
+        ({"tissue_width": -1}, "expected outputs, and widths"),
     ],
 )
 def test_impossible_settings(change, message):

@@ -146,8 +146,8 @@ def test_a_pickle_that_brings_code_is_refused_and_not_run(folder, wrap, layout):
         ({"state_dict": state()}, "at 'state_dict', expected a tensor"),
         ({1: torch.zeros(3)}, "at 1, expected a tensor"),
         ({"wide": torch.zeros(1).expand(1 << 40)}, "tensor wide is not in the file as a plain array"),
-        ({"sparse": torch.eye(3).to_sparse()}, "tensor sparse is not in the file as a plain array"),
-        ({"meta": torch.zeros(3, device="meta")}, "tensor meta is not in the file as a plain array"),
+        ({"sparse": torch.eye(3).to_sparse()}, "more than plain tensors (torch._utils _rebuild_sparse_tensor)"),
+        ({"meta": torch.zeros(3, device="meta")}, "more than plain tensors (torch._utils _rebuild_meta_tensor_no_storage)"),
     ],
 )
 def test_pickles_of_something_else(folder, value, message):
@@ -280,7 +280,7 @@ def test_huge_settings_are_not_read(folder):
         (lambda files: files.update(extra="/etc/passwd"), "got '/etc/passwd', expected the name"),
         (lambda files: files.update(extra="weights.pkl"), "got 'weights.pkl', expected the name"),
         (lambda files: files.update(extra=3), "got 3, expected the name"),
-        (lambda files: files.update(extra="gone.safetensors"), "gone.safetensors: damaged or not safetensors"),
+        (lambda files: files.update(extra="gone.safetensors"), "gone.safetensors: no such file"),
         (lambda files: files.clear(), "expected a weight_map"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Damaged and lying files given to every reader: `python -m tests.fuzz.run` in the checkout."""
