@@ -1,6 +1,8 @@
 """The `lrgenome` command: registers the subcommands and turns errors into exit codes."""
 
+import errno
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from lrgenome.cli import concat, data, embed, extrapolate, finetune, multiqc, pretrain, score_vcf
+from lrgenome.cli.environment import check_address_space, open_streams, sources, warn_of_variables
 from lrgenome.cli.signals import STOPS, stops
 from lrgenome.errors import (
     DeviceError,
@@ -36,15 +39,20 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (MemoryError, 137),
 )
 
+_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to map segment", "bad_alloc")
+
 
 def guard(command: Callable[..., None]) -> Callable[..., None]:
     """Run a command so that errors become one line on stderr and an exit code."""
 
     @functools.wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> None:
+    def guarded(*args: Any, typer_context: typer.Context | None = None, **kwargs: Any) -> None:
         with stops() as arrived:
             try:
                 arrived.arm()
+                if typer_context is not None:
+                    warn_of_variables(typer_context)
+                check_address_space()
                 command(*args, **kwargs)
                 with os_error_as_output_error("standard output"):
                     sys.stdout.flush()
@@ -57,26 +65,42 @@ def guard(command: Callable[..., None]) -> Callable[..., None]:
                     # What the signal raised may have come out as something else, or stopping may have failed.
                     other = "" if isinstance(error, kind) else f" ({type(error).__name__}: {error})"
                     _fail(f"{word}; partial output is kept, and --resume continues it{other}", 128 + number)
-                _fail_for(error)
+                _fail_for(error, typer_context)
                 raise
 
+    # Typer hands the context to a parameter of its type.
+    of_command = inspect.signature(command)
+    extra = inspect.Parameter("typer_context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    guarded.__signature__ = of_command.replace(  # type: ignore[attr-defined]
+        parameters=[*of_command.parameters.values(), extra]
+    )
+    guarded.__annotations__ = {**command.__annotations__, "typer_context": typer.Context}
     return guarded
 
 
-def _fail_for(error: BaseException) -> None:
+def _fail_for(error: BaseException, context: typer.Context | None) -> None:
     """Exit as `error` asks for; return if it is a defect of ours, which deserves its traceback."""
     if isinstance(error, BrokenPipeError):
         # The reader has seen enough (`| head`).
         _discard_stdout()
         raise typer.Exit(141) from None
-    if isinstance(error, (LrgenomeError, MemoryError)):
-        _fail(str(error) or "out of memory", next(code for kind, code in EXIT_CODES if isinstance(error, kind)))
-    # torch reports a host or device that is out of memory as a RuntimeError.
     said = str(error)
-    if isinstance(error, RuntimeError) and (
-        "out of memory" in said.lower() or "can't allocate memory" in said.lower()
-    ):
+    if isinstance(error, UsageError) and context is not None:
+        said += sources(said, context)
+    if isinstance(error, (LrgenomeError, MemoryError)):
+        _fail(said or "out of memory", next(code for kind, code in EXIT_CODES if isinstance(error, kind)))
+    if _is_of_memory(error):
         _fail(f"out of memory: {said}", 137)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        _fail(f"cannot write: {said}", 3)
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Tell errors of memory that have other classes: torch's, the loader's of shared libraries, the system's."""
+    said = str(error).lower()
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, (RuntimeError, ImportError, OSError)) and any(words in said for words in _OF_MEMORY)
 
 
 def _discard_stdout() -> None:
@@ -135,7 +159,5 @@ app.add_typer(_data, name="data")
 
 def main() -> None:
     """Run the command line; the entry point of `lrgenome`."""
-    # Closed by the shell (`>&-`), they are None, and every write to them would be an error of its own.
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
+    open_streams()
     app()

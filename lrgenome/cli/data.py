@@ -41,9 +41,12 @@ def fetch_command(
     http_proxy and https_proxy.
     """
     from lrgenome.cli import logs
+    from lrgenome.cli.conflicts import refuse_overwriting
+
+    refuse_overwriting([("--log-file", log_file)], [("--manifest", manifest)])
+    logs.set_up(verbose, quiet, log_file)
     from lrgenome.tasks import data
 
-    logs.set_up(verbose, quiet, log_file)
     data.fetch(data.select(manifest, names or (), kind or ()), offline=offline, named=bool(names))
 
 
@@ -58,10 +61,13 @@ def expand_command(
 ) -> None:  # fmt: skip
     """Make a manifest of a list of addresses, a row for each genome by its assembly accession."""
     from lrgenome.cli import logs
+    from lrgenome.cli.conflicts import refuse_overwriting
     from lrgenome.errors import UsageError
+
+    refuse_overwriting([("--output", output)], [("LIST", addresses)])
+    logs.set_up(verbose, quiet, None)
     from lrgenome.tasks import data
 
-    logs.set_up(verbose, quiet, None)
     if not 0 < weight < float("inf"):
         raise UsageError(f"--weight: got {weight}, expected a positive number")
     print(f"genomes\t{data.expand(addresses, output, weight=weight)}")

@@ -79,7 +79,12 @@ def command(
 ) -> None:
     """Embed a genome: mean hidden states of bins of the whole input, or of intervals, as HDF5."""
     from lrgenome.cli import logs
+    from lrgenome.cli.conflicts import refuse_overwriting
 
+    refuse_overwriting(
+        [("--output", output), ("--log-file", log_file)],
+        [("FASTA", fasta), ("--bed", bed), ("--regions-file", regions_file), ("--chrom-alias", chrom_alias)], model,
+    )  # fmt: skip
     logs.set_up(verbose, quiet, log_file)
     from lrgenome.errors import UsageError
     from lrgenome.tasks import embed as task

@@ -91,9 +91,16 @@ def command(
 ) -> None:
     """Evaluate models at window lengths beyond training, and measure whether they use far context."""
     from lrgenome.cli import logs
+    from lrgenome.cli.conflicts import refuse_folder, refuse_overwriting
 
+    for one in (*(model or ()), None):
+        refuse_overwriting(
+            [("--log-file", log_file)], [("--fasta", fasta), ("--table", table), ("--regions-file", regions_file)], one
+        )
+        refuse_folder("--output", output, [("--model", one), ("--benchmark", benchmark)])
     logs.set_up(verbose, quiet, log_file)
     from lrgenome.errors import OutputExistsError, UsageError
+    from lrgenome.io.lock import folder_held
     from lrgenome.tasks.extrapolate import ExtrapolateSettings, parse_lengths
     from lrgenome.tasks.extrapolate_run import TunedRows, run
 
@@ -108,9 +115,10 @@ def command(
     rows = None
     if task == "tuned":
         rows = TunedRows(benchmark, table, tuple(label or ()), tuple(test or ()), tissue_column, distance_column)
-    run(
-        output, fasta, model or [None], settings, probes=tuple(probe or ()), regions=tuple(regions or ()),
-        regions_file=regions_file, scale=timescale_scale, chunk=chunk, rows=rows, resume=resume,
-        options={"gpu": gpu, "device": device, "threads": threads, "precision": precision, "store": store,
-                 "tmpdir": tmpdir, "max_memory": max_memory, "offline": offline},
-    )  # fmt: skip
+    with folder_held(output):
+        run(
+            output, fasta, model or [None], settings, probes=tuple(probe or ()), regions=tuple(regions or ()),
+            regions_file=regions_file, scale=timescale_scale, chunk=chunk, rows=rows, resume=resume,
+            options={"gpu": gpu, "device": device, "threads": threads, "precision": precision, "store": store,
+                     "tmpdir": tmpdir, "max_memory": max_memory, "offline": offline},
+        )  # fmt: skip

@@ -1,5 +1,6 @@
 """`lrgenome finetune`."""
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -147,12 +148,18 @@ def command(
     Either a TASK of the benchmark with --benchmark, or --table with --label.
     """
     from lrgenome.cli import logs
+    from lrgenome.cli.conflicts import refuse_folder, refuse_overwriting
 
+    refuse_overwriting(
+        [("--log-file", log_file)], [("--fasta", fasta), ("--table", table), ("--chrom-alias", chrom_alias)], model
+    )
+    refuse_folder("--output", output, [("--model", model), ("--benchmark", benchmark)])
     logs.set_up(verbose, quiet, log_file)
     from lrgenome.errors import UsageError
     from lrgenome.io.atomic import os_error_as_output_error
     from lrgenome.io.benchmark import READERS
     from lrgenome.io.fasta import Fasta
+    from lrgenome.io.lock import folder_held
     from lrgenome.io.user_table import read_table
     from lrgenome.models.checkpoint import load_model
     from lrgenome.tasks.compute import Compute, choose_compute, choose_threads
@@ -195,9 +202,8 @@ def command(
         examples = read_table(
             table, label or [], tissue=tissue_column, distance=distance_column, group=within, kind=kind
         )
-    with Fasta(fasta) as genome, os_error_as_output_error(output):
-        if not dry_run:
-            output.mkdir(parents=True, exist_ok=True)
+    held = nullcontext() if dry_run else folder_held(output)
+    with Fasta(fasta) as genome, held, os_error_as_output_error(output):
         if train == "full":
             compute = choose_compute(gpu=gpu, device=device, threads=threads, precision=precision)
             loaded = load_model(find_model(model, offline=offline))

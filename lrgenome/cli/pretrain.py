@@ -1,6 +1,7 @@
 """`lrgenome pretrain`."""
 
 import os
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -119,12 +120,16 @@ def command(
     The defaults are the paper's: 12 kbp windows, effective batch 96, learning rate 1e-8 to 1e-4.
     """
     from lrgenome.cli import logs
+    from lrgenome.cli.conflicts import refuse_folder, refuse_overwriting
 
+    refuse_overwriting([("--log-file", log_file)], [("MANIFEST", manifest)], init)
+    refuse_folder("--output", output, [("--init", init)])
     # Of the processes that torchrun starts, the first one speaks for all.
     follows = os.environ.get("RANK", "0") != "0"
     logs.set_up(verbose, quiet or follows, None if follows else log_file)
     from lrgenome.errors import UsageError
     from lrgenome.io.encoded import default_cache
+    from lrgenome.io.lock import folder_held
     from lrgenome.tasks.compute import choose_compute, share_machine
     from lrgenome.tasks.pretrain import choose_model, run
     from lrgenome.training.parallel import join
@@ -145,7 +150,7 @@ def command(
         divergence=divergence, seed=seed, chunk=chunk or 0, precision=str(compute.dtype).removeprefix("torch."),
     )  # fmt: skip
     model, _ = choose_model(preset, half_life_max, ring, init, seed, settings.window)
-    with join(compute.device) as group:
+    with join(compute.device) as group, folder_held(output) if group.leads and not dry_run else nullcontext():
         run(
             manifest, output, model=model, settings=settings, compute=compute, resume=resume, no_clobber=no_clobber,
             dry_run=dry_run, save_every=save_every, recompute=recompute, init=init, tensorboard=tensorboard,

@@ -147,7 +147,12 @@ def command(
     the two sequences around any allele. All are averaged over both strands. No record is ever dropped.
     """
     from lrgenome.cli import logs
+    from lrgenome.cli.conflicts import refuse_overwriting
 
+    refuse_overwriting(
+        [("--output", output), ("--summary", summary), ("--track", track), ("--plot", plot), ("--log-file", log_file)],
+        [("VCF", vcf), ("--fasta", fasta), ("--regions-file", regions_file), ("--chrom-alias", chrom_alias)], model,
+    )  # fmt: skip
     logs.set_up(verbose, quiet, log_file)
     import torch
 

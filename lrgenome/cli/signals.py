@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as exceptions that cannot get lost.
+"""Signals that ask a command to end, as exceptions that cannot get lost.
 
 Python runs a signal's handler wherever it is: what the handler raises may end in a callback of a weak reference
 or in a destructor, which nobody catches, or come out of an import as another error. So the signal is noted, and
@@ -23,9 +23,19 @@ class Terminated(BaseException):
     """SIGTERM arrived."""
 
 
+class HungUp(BaseException):
+    """SIGHUP arrived: the terminal or the connection is gone."""
+
+
+class OutOfTime(BaseException):
+    """SIGXCPU arrived: the CPU time that ``ulimit -t`` or a batch system grants is used up."""
+
+
 STOPS: dict[int, tuple[type[BaseException], str]] = {
     signal.SIGINT: (KeyboardInterrupt, "interrupted"),
     signal.SIGTERM: (Terminated, "terminated"),
+    signal.SIGHUP: (HungUp, "hung up"),
+    signal.SIGXCPU: (OutOfTime, "out of CPU time"),
 }
 """Signals that end a command: what they raise, and the word for it."""
 
@@ -89,9 +99,9 @@ class Stops:
 
 @contextmanager
 def stops() -> Iterator[Stops]:
-    """Turn SIGINT and SIGTERM into exceptions once `Stops.arm` is called.
+    """Turn the signals of `STOPS` into exceptions once `Stops.arm` is called.
 
-    A signal that the process ignores (SIGINT in a background job of a shell) stays ignored.
+    A signal that the process ignores (SIGINT in a background job of a shell, SIGHUP under nohup) stays ignored.
     """
     found, hook, before = Stops(), sys.unraisablehook, {}
 

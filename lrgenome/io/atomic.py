@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lrgenome.errors import LrgenomeError, OutputError, OutputExistsError
+from lrgenome.io.lock import open_alone
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -155,9 +156,14 @@ def atomic_output(
     target = final if is_stream(path) else partial_path(final)
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     with os_error_as_output_error(path):
-        handle = open(target, mode, **text)
+        handle = open(target, mode, **text) if target == final else open_alone(target, mode, **text)
     try:
         yield handle
+        with os_error_as_output_error(path):
+            handle.flush()
+        # Renamed while it is locked: nobody else may begin to write it before.
+        if target != final:
+            publish(target, final)
         with os_error_as_output_error(path):
             handle.close()
     except BaseException as error:
@@ -174,8 +180,6 @@ def atomic_output(
         ):
             raise _output_error(path, error) from error
         raise
-    if target != final:
-        publish(target, final)
 
 
 @contextlib.contextmanager
@@ -201,13 +205,25 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     final = Path(os.path.realpath(path))
     partial = partial_path(final)
+    with os_error_as_output_error(path):
+        alone = open_alone(partial, "wb")
     try:
         with os_error_as_output_error(path):
             yield partial
         publish(partial, final)
     finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        # After a publication there is none, or it is another process's.
+        if _is_open(partial, alone):
+            with contextlib.suppress(OSError):
+                partial.unlink()
+        alone.close()
+
+
+def _is_open(path: Path, handle: IO[Any]) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle.fileno()))
+    except OSError:
+        return False
 
 
 def write_at_once(path: Path, data: bytes, permissions: int, not_before: int = 0) -> None:

@@ -5,12 +5,12 @@ import gzip
 import io
 import os
 import re
-import sys
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
 from lrgenome.errors import BedError
+from lrgenome.io.streams import standard_input
 
 _NUMBER = re.compile(r"[0-9]+", re.ASCII)
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -119,7 +119,7 @@ def _open_text(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     with contextlib.ExitStack() as stack:
         raw: Any
         if os.fspath(path) == "-":
-            raw = sys.stdin.buffer
+            raw = standard_input("BED")
         else:
             raw = stack.enter_context(open(path, "rb", buffering=0))
         # Detaching on the way out, since closing a wrapper would close the process's stdin.

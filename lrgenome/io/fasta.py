@@ -73,6 +73,7 @@ class Fasta:
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[str, int], IdArray] = OrderedDict()
         self._bgzf = is_bgzf(self.path)
+        self._found = os.stat(self.path)
         self._index = open_index(self.path, self._bgzf, Path(index_dir) if index_dir is not None else None)
         self._remove_scratch = weakref.finalize(self, _remove, self._index.scratch, os.getpid())
         self.contigs.update((entry.name, entry.length) for entry in self._index.entries)
@@ -181,6 +182,7 @@ class Fasta:
         if os.getpid() != self._pid:
             self._open()
         where = f"{self.path}, contig {contig!r}, {start + 1:,}-{end:,}"
+        self._refuse_changes()
         try:
             with _quiet_htslib():
                 text: str = self._source(contig, start, end)
@@ -203,6 +205,17 @@ class Fasta:
                 "sequence or line ends of two kinds, or the file was cut after it was opened"
             )
         return np.frombuffer(ids, dtype=np.uint8)
+
+    def _refuse_changes(self) -> None:
+        """Raise if the file was written to since it was opened: what was read before may not fit what comes now.
+
+        One that was replaced or removed is still there for who has it open.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            now = os.stat(self.path)
+            same = os.path.samestat(now, self._found)
+            if same and (now.st_size, now.st_mtime_ns) != (self._found.st_size, self._found.st_mtime_ns):
+                raise FastaError(f"{self.path}: was changed while it was read; run again once nothing writes it")
 
     def _open(self) -> None:
         self._pid = os.getpid()

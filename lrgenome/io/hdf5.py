@@ -28,7 +28,7 @@ import numpy.typing as npt
 from lrgenome.errors import NumericalError, OutputError, UsageError
 from lrgenome.io.atomic import is_stream, os_error_as_output_error, partial_path, publish
 from lrgenome.io.h5ad import write_h5ad
-from lrgenome.io.hdf5_chunks import ChunkedDataset, filters_of, mend_end_of_file, refuse_if_locked
+from lrgenome.io.hdf5_chunks import ChunkedDataset, filters_of, mend_end_of_file
 from lrgenome.io.hdf5_reader import (
     COORDINATE_SYSTEM,
     FORMAT,
@@ -45,6 +45,7 @@ from lrgenome.io.hdf5_reader import (
     plain,
     read_embeddings,
 )
+from lrgenome.io.lock import lock, open_alone
 from lrgenome.io.resources import free_disk
 
 __all__ = ["EmbeddingFile", "EmbeddingWriter", "RowRange", "expected_bytes", "read_embeddings"]
@@ -136,13 +137,15 @@ class EmbeddingWriter:
         filters = filters_of(compression)
         with os_error_as_output_error(self.partial):
             self._datasets = {name: ChunkedDataset(name, *spec, filters) for name, spec in layout.items()}
-            # Made under another name, so that a partial is either absent or has its whole structure.
-            if not (resume and self.partial.exists()):
-                refuse_if_locked(self.partial)
-                unborn = self.partial.with_name(self.partial.name + ".new")
-                self._create(unborn, attributes)
-                os.replace(unborn, self.partial)
-            self._open(attributes)
+            self._alone = open_alone(self.partial, "r+b", buffering=0)
+            try:
+                # Of no bytes it is from a process that was killed before it had written any.
+                if not (resume and os.fstat(self._alone.fileno()).st_size):
+                    self._start_anew(attributes)
+                self._open(attributes)
+            except BaseException:
+                self._alone.close()
+                raise
         assert self._file is not None
         self.rows_done = min(leading_blocks(self._file) * self.block_rows, rows)
         self._buffer: dict[str, npt.NDArray[Any]] = {
@@ -186,11 +189,26 @@ class EmbeddingWriter:
             blocks = -(-self.rows // self.block_rows)
             file.create_dataset("done", data=np.zeros(blocks, np.uint8))  # contiguous: changed in place
 
+    def _start_anew(self, attributes: Mapping[str, Any]) -> None:
+        """Put a fresh file in the partial's place, and hold that one."""
+        # Made under another name, so that a partial has its whole structure, or nothing.
+        unborn = self.partial.with_name(self.partial.name + ".new")
+        self._create(unborn, attributes)
+        fresh = open(unborn, "r+b", buffering=0)
+        try:
+            lock(fresh.fileno(), self.partial)
+            os.replace(unborn, self.partial)
+        except BaseException:
+            fresh.close()
+            raise
+        self._alone.close()
+        self._alone = fresh
+
     def _open(self, attributes: Mapping[str, Any]) -> None:
-        refuse_if_locked(self.partial)
         mend_end_of_file(self.partial)
         try:
-            self._file = h5py.File(self.partial, "r+", locking="best-effort")
+            # HDF5's own lock would be refused: this process holds one already.
+            self._file = h5py.File(self.partial, "r+", locking=False)
             difference = self._difference(self._file, attributes)
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             if self._file is not None:
@@ -357,17 +375,25 @@ class EmbeddingWriter:
                 with os_error_as_output_error(self.partial):
                     self._file.attrs.modify("complete", True)
                     self._file.flush()
+            self._close_file(complete)
+            if complete:
+                self._publish()
         finally:
-            file, self._file = self._file, None
-            for dataset in self._datasets.values():
-                dataset.close()
-            try:
-                file.close()
-            except (OSError, RuntimeError) as error:  # what it could not write is not marked as done
-                if complete:
-                    raise OutputError(f"{self.partial} could not be closed: {error}") from error
-        if complete:
-            self._publish()
+            self._close_file(complete=False)
+            # The last thing: until then nobody else may write the partial.
+            self._alone.close()
+
+    def _close_file(self, complete: bool) -> None:
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        for dataset in self._datasets.values():
+            dataset.close()
+        try:
+            file.close()
+        except (OSError, RuntimeError) as error:  # what it could not write is not marked as done
+            if complete:
+                raise OutputError(f"{self.partial} could not be closed: {error}") from error
 
     def _publish(self) -> None:
         if not self._to_h5ad:

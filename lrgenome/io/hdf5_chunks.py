@@ -3,7 +3,6 @@
 `lrgenome.io.hdf5` says why this is enough. Nothing here knows what the datasets mean.
 """
 
-import fcntl
 import itertools
 import os
 import uuid
@@ -15,7 +14,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lrgenome.errors import OutputError, UsageError
+from lrgenome.errors import UsageError
 
 COMPRESSIONS = ("gzip", "zstd", "none")
 ZSTD_FILTER = 32015  # registered with The HDF Group
@@ -155,27 +154,6 @@ class ChunkedDataset:
     def close(self) -> None:
         """Give the memory back."""
         self._memory.close()
-
-
-def refuse_if_locked(path: Path) -> None:
-    """Make sure that no other process has `path` open for writing; one that is not there is not.
-
-    Raises
-    ------
-    OutputError
-        If another process has it.
-    """
-    try:
-        with open(path, "rb") as raw:
-            fcntl.flock(raw, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return
-    except BlockingIOError as error:
-        raise OutputError(
-            f"another process is writing {path}; wait for it, or choose another name"
-        ) from error
-    except OSError:  # a file system without locks
-        return
 
 
 def mend_end_of_file(path: Path) -> None:

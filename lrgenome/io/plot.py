@@ -5,7 +5,6 @@ matplotlib is imported when a figure is drawn, and through its object API: no wi
 
 import csv
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lrgenome.caches import cache_folder
 from lrgenome.errors import InputError
 from lrgenome.io.atomic import os_error_as_output_error, partial_path, publish
 
@@ -229,6 +229,8 @@ def use_writable_cache() -> None:
     """Point matplotlib's cache away from a HOME that cannot be written, where it would warn and be slow."""
     if "MPLCONFIGDIR" in os.environ:
         return
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home())
-    if not os.access(home, os.W_OK | os.X_OK):
-        os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="lrgenome-matplotlib-")
+    # "~" where there is no HOME, and the system does not know the user: it is no folder.
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~")
+    if not os.access(home, os.W_OK | os.X_OK) and (folder := cache_folder("matplotlib")) is not None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.environ["MPLCONFIGDIR"] = str(folder)

@@ -1,9 +1,10 @@
-"""What the machine has left: memory, disk, scratch space.
+"""What the machine has left: memory, CPUs, disk, scratch space.
 
 Memory is what this process may still take, not what the machine has: batch schedulers and containers set
 limits (cgroups, ``ulimit -v``) far below it, and a process that crosses them is killed without a message.
 """
 
+import math
 import os
 import resource
 import shutil
@@ -39,14 +40,41 @@ def available_memory(*, cgroup_root: Path = CGROUP_ROOT, cgroup_of_process: Path
         Bytes, never negative.
     """
     limits = [int(psutil.virtual_memory().available)]
-    for directory, names in _cgroups(cgroup_root, cgroup_of_process):
-        left = _cgroup_left(directory, *names)
-        if left is not None:
-            limits.append(left)
+    for directory in _cgroups_of("memory", cgroup_root, cgroup_of_process):
+        for names in (_V2_NAMES, _V1_NAMES):
+            left = _cgroup_left(directory, *names)
+            if left is not None:
+                limits.append(left)
     address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if address_space != resource.RLIM_INFINITY:
         limits.append(address_space - int(psutil.Process().memory_info().vms))
     return max(0, min(limits))
+
+
+def available_cpus(*, cgroup_root: Path = CGROUP_ROOT, cgroup_of_process: Path = CGROUP_OF_PROCESS) -> int:
+    """CPUs that this process may use: those it may run on, or fewer by the CPU time that its cgroups grant.
+
+    Containers and batch systems grant a share of the time of all CPUs (``cpu.max``, ``cpu.cfs_quota_us``); more threads
+    than that are stopped in the middle of their work.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for directory in _cgroups_of("cpu", cgroup_root, cgroup_of_process):
+        share = _cpu_share(directory)
+        if share is not None:
+            allowed = min(allowed, max(1, math.ceil(share)))
+    return allowed
+
+
+def _cpu_share(directory: Path) -> float | None:
+    """CPUs that a cgroup grants the time of, None where it has no limit."""
+    try:
+        if (directory / "cpu.max").is_file():
+            quota, period = (directory / "cpu.max").read_text().split()
+        else:
+            quota, period = ((directory / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):  # "max"
+        return None
 
 
 def used_memory() -> int:
@@ -58,8 +86,8 @@ _V2_NAMES = ("memory.max", "memory.current", "inactive_file")
 _V1_NAMES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
-def _cgroups(root: Path, of_process: Path) -> list[tuple[Path, tuple[str, str, str]]]:
-    """Memory cgroup directories of the process, from its own up to the root, and their file names.
+def _cgroups_of(controller: str, root: Path, of_process: Path) -> list[Path]:
+    """Directories of a controller's cgroups of the process (v1 or v2), from its own up to the root.
 
     Inside a container the paths of `of_process` may be those of the host and not exist here; the walk up
     then ends at the mount, which is the container's own cgroup.
@@ -68,18 +96,18 @@ def _cgroups(root: Path, of_process: Path) -> list[tuple[Path, tuple[str, str, s
         lines = of_process.read_text().splitlines()
     except OSError:
         return []
-    found: list[tuple[Path, tuple[str, str, str]]] = []
+    found: list[Path] = []
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, name = rest.partition(":")
         if controllers == "":
-            base, names = root, _V2_NAMES
-        elif "memory" in controllers.split(","):
-            base, names = root / "memory", _V1_NAMES
+            base = root
+        elif controller in controllers.split(","):
+            base = root / controller
         else:
             continue
         parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
-        found.extend((base.joinpath(*parts[:depth]), names) for depth in range(len(parts), -1, -1))
+        found.extend(base.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1))
     return found
 
 
@@ -147,10 +175,14 @@ def scratch_dir(tmpdir: str | os.PathLike[str] | None = None) -> Path:
     Raises
     ------
     UsageError
-        If `tmpdir` is not such a directory.
+        If `tmpdir`, or ``TMPDIR`` where it is set, is not such a directory: Python would take another, which may be too
+        small.
     OutputError
         If none was asked for and the system has none.
     """
+    asked = "--tmpdir"
+    if tmpdir is None:
+        tmpdir, asked = os.environ.get("TMPDIR") or None, "TMPDIR"
     if tmpdir is None:
         try:
             return Path(tempfile.gettempdir())
@@ -160,7 +192,7 @@ def scratch_dir(tmpdir: str | os.PathLike[str] | None = None) -> Path:
             ) from error
     place = Path(tmpdir)
     if not place.is_dir():
-        raise UsageError(f"--tmpdir: got {place}, expected an existing directory")
+        raise UsageError(f"{asked}: got {place}, expected an existing directory")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"--tmpdir: {place} cannot be written to")
+        raise UsageError(f"{asked}: {place} cannot be written to")
     return place

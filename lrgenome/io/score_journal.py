@@ -8,6 +8,7 @@ from pathlib import Path
 from lrgenome.errors import OutputError
 from lrgenome.io.alleles import STATUSES
 from lrgenome.io.atomic import os_error_as_output_error
+from lrgenome.io.lock import open_alone
 from lrgenome.io.score_table import KEY_COLUMNS, SCORE_COLUMNS, TOOL_PREFIX, pair_rows, row_keys
 from lrgenome.io.vcf import VcfRecord, to_bytes
 
@@ -17,7 +18,7 @@ _STATUSES = frozenset(status.encode() for status in STATUSES)
 
 
 class ScoreJournal:
-    """The scores so far, in a plain TSV that always has its header; a context manager.
+    """The scores so far, in a plain TSV that always has its header; a context manager, and its only writer.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ class ScoreJournal:
     Raises
     ------
     OutputError
-        If the file cannot be written, or was made with other settings.
+        If the file cannot be written, another process writes it, or it was made with other settings.
     """
 
     def __init__(self, partial_path: str | Path, header_text: str, resume: bool = False) -> None:
@@ -44,13 +45,19 @@ class ScoreJournal:
         header = to_bytes(header_text)
         self._width = header.splitlines()[-1].count(b"\t") + 1
         with os_error_as_output_error(self.path):
-            self._rows_start = self._check_header(header) if resume and self.path.exists() else 0
-            self._file = open(self.path, "r+b" if self._rows_start else "wb", buffering=0)
-        if self._rows_start:
-            self._cut(self._end_of_last_line())
-        else:
-            self._write(header)
-            self._rows_start = len(header)
+            self._file = open_alone(self.path, "r+b", buffering=0)
+        try:
+            with os_error_as_output_error(self.path):
+                self._rows_start = self._check_header(header) if resume else 0
+            if self._rows_start:
+                self._cut(self._end_of_last_line())
+            else:
+                self._cut(0)
+                self._write(header)
+                self._rows_start = len(header)
+        except BaseException:
+            self._file.close()
+            raise
 
     def __enter__(self) -> "ScoreJournal":
         return self

@@ -9,7 +9,6 @@ import io
 import itertools
 import os
 import re
-import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ import pysam
 from lrgenome.errors import LrgenomeError, VcfError
 from lrgenome.io.atomic import os_error_as_output_error
 from lrgenome.io.bgzf import EOF_BLOCK
+from lrgenome.io.streams import standard_input
 
 COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
 """The columns that every VCF has."""
@@ -148,6 +148,7 @@ class VariantSource:
         VcfError
             At the first damaged record, naming file and line.
         """
+        self._refuse_changes()
         lines = self._bcf_lines() if self.is_bcf else self._text_lines()
         number = 0
         for line_number, raw in lines:
@@ -156,9 +157,22 @@ class VariantSource:
             if number >= skip:
                 yield self._parse(raw, number, line_number)
             number += 1
+        self._refuse_changes()
+
+    def _refuse_changes(self) -> None:
+        """Raise if the file is no longer the one that was opened: it is read several times."""
+        if self._spool is not None:
+            return
+        with _reading(self.name):
+            now = os.stat(self._path)
+        if (now.st_ino, now.st_size, now.st_mtime_ns) != (
+            self._found.st_ino, self._found.st_size, self._found.st_mtime_ns,
+        ):  # fmt: skip
+            raise VcfError(f"{self.name}: was changed while it was read; run again once nothing writes it")
 
     def _sniff(self) -> tuple[bool, bool]:
         with _reading(self.name), open(self._path, "rb") as handle:
+            self._found = os.fstat(handle.fileno())
             head = handle.read(18)
             gzipped = head.startswith(b"\x1f\x8b")
             bgzf = gzipped and len(head) >= 14 and bool(head[3] & 4) and head[12:14] == b"BC"
@@ -264,7 +278,7 @@ def open_variants(path: str | Path, tmpdir: str | Path | None = None) -> Variant
     """
     name, folder = os.fspath(path), None if tmpdir is None else os.fspath(tmpdir)
     if name == "-":
-        copy = _spool(sys.stdin.buffer, folder, "standard input")
+        copy = _spool(standard_input("VCF or BCF"), folder, "standard input")
         return VariantSource(Path(copy.name), "standard input", copy, folder)
     if os.path.isdir(name) or not os.path.exists(name):
         what = "a directory" if os.path.isdir(name) else "no such file"

@@ -12,13 +12,13 @@ Import this module before any kernel is defined.
 
 import ctypes
 import os
-import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from lrgenome.caches import cache_folder
 
 
 def _loaded_openmp() -> str | None:
@@ -40,33 +40,26 @@ def _share_openmp() -> None:
         os.environ["NUMBA_THREADING_LAYER_PRIORITY"] = "omp tbb workqueue"
 
 
-def _is_private(folder: Path) -> bool:
-    """Make `folder` where it is not there; tell whether nobody else can write to it: numba runs what it finds."""
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat()
-    except OSError:
-        return False
-    mine = not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
-    return stat.S_ISDIR(status.st_mode) and mine
+def _choose_cache_dir() -> bool:
+    """Keep compiled kernels beside the package, or under TMPDIR when the install is read-only; never in HOME.
 
-
-def _choose_cache_dir() -> None:
-    """Keep compiled kernels beside the package, or under TMPDIR when the install is read-only; never in HOME."""
+    Returns whether there is any place to keep them.
+    """
     if "NUMBA_CACHE_DIR" in os.environ:
-        return
+        return True
     here = Path(__file__).resolve().parent
     probe = here / "__pycache__"
     if os.access(probe if probe.is_dir() else here, os.W_OK):
-        return
-    cache = Path(tempfile.gettempdir()) / f"lrgenome-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-    if not _is_private(cache):
-        cache = Path(tempfile.mkdtemp(prefix="lrgenome-numba-"))
-    os.environ["NUMBA_CACHE_DIR"] = str(cache / "numba")
+        return True
+    folder = cache_folder("numba")
+    if folder is None:
+        return False
+    os.environ["NUMBA_CACHE_DIR"] = str(folder)
+    return True
 
 
 _share_openmp()
-_choose_cache_dir()
+_cached = _choose_cache_dir()
 
 import llvmlite.binding as llvm  # noqa: E402
 import numba  # noqa: E402
@@ -90,8 +83,8 @@ _kernels: list[Any] = []
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile a parallel kernel lazily, cached, with the division and overflow semantics of C."""
-    made = numba.njit(function, parallel=True, cache=True, error_model="numpy", boundscheck=False)
+    """Compile a parallel kernel lazily, cached where that can be, with the division and overflow semantics of C."""
+    made = numba.njit(function, parallel=True, cache=_cached, error_model="numpy", boundscheck=False)
     _kernels.append(made)
     return made
 

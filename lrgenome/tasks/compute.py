@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from lrgenome.errors import DeviceError, UsageError
-from lrgenome.io.resources import available_memory, used_memory
+from lrgenome.io.resources import available_cpus, available_memory, used_memory
 from lrgenome.ops.jit import set_threads
 
 log = logging.getLogger(__name__)
@@ -88,13 +88,15 @@ def share_machine(
 
 def available_threads() -> int:
     """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return available_cpus()
 
 
 def choose_threads(threads: int | None) -> int:
-    """Give torch and the CPU kernels `threads` threads together; default what this process may use."""
-    if threads is None:
-        threads = available_threads()
+    """Give torch and the CPU kernels `threads` threads together; default, and most, what this process may use."""
+    most = available_threads()
+    if threads is not None and threads > most:
+        log.warning("--threads: got %d, but this process may use %d CPUs; %d threads are used", threads, most, most)
+    threads = most if threads is None else min(threads, most)
     set_threads(threads)
     return threads
 

@@ -18,6 +18,7 @@ from lrgenome.io.atomic import atomic_output, os_error_as_output_error, partial_
 from lrgenome.io.download import download, sha256_of
 from lrgenome.io.fai import gzip_kind
 from lrgenome.io.fasta import Fasta
+from lrgenome.io.lock import held
 from lrgenome.io.manifest import DataSet, read_data_sets
 from lrgenome.tasks.progress import Progress
 
@@ -153,6 +154,13 @@ def fetch(sets: Sequence[DataSet], *, offline: bool, named: bool) -> None:
 
 
 def _fetch(one: DataSet) -> None:
+    with os_error_as_output_error(one.path):
+        one.path.parent.mkdir(parents=True, exist_ok=True)
+        with held(one.path.with_name(one.path.name + ".lock")):
+            _fetch_alone(one)
+
+
+def _fetch_alone(one: DataSet) -> None:
     assert one.url is not None
     with Progress(one.name, one.bytes, "B", scale=True) as bar:
         seen = 0

@@ -171,7 +171,10 @@ def run(
             source = made = vcf.source(reference, table)
         else:
             source = file = stack.enter_context(open_variants(vcf, tmpdir))
-            reference = stack.enter_context(Fasta(find_fasta(fasta, file)))
+            found = find_fasta(fasta, file)
+            if output.path != "-" and os.path.exists(output.path) and os.path.samefile(output.path, found):
+                raise UsageError(f"-o: got {output.path}, which is the reference and would be lost")
+            reference = stack.enter_context(Fasta(found))
         planner = VariantPlanner(
             reference, settings.context, check_ref=settings.check_ref, alias=table, tiles=settings.tiles
         )
@@ -225,10 +228,11 @@ def _write_file(
                 account.add(planner.plan(record))
         for text in rows(selected, done, planner, account):
             journal.append(text)
-    publish_scores(
-        journal_path, output.path, source, header=with_header, no_version=output.no_version,
-        write_index=output.write_index, records=selected.records,
-    )  # fmt: skip
+        # While the journal is ours, so is the output.
+        publish_scores(
+            journal_path, output.path, source, header=with_header, no_version=output.no_version,
+            write_index=output.write_index, records=selected.records,
+        )  # fmt: skip
 
 
 def _metadata(

@@ -183,7 +183,7 @@ def of_weights(settings: PretrainSettings) -> dict[str, Any]:
 
 @contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Let SIGINT and SIGTERM wait until the block ends.
+    """Let the signals that end a run wait until the block ends.
 
     By other handlers: a mask of this thread would leave them to the other threads of the process.
     """
@@ -192,7 +192,7 @@ def signals_held_back() -> Iterator[None]:
         return
     arrived: list[int] = []
     before = {
-        number: handler for number in (signal.SIGINT, signal.SIGTERM)
+        number: handler for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
         if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
     }  # fmt: skip
     for number in before:
