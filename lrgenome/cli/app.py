@@ -149,11 +149,12 @@ app.command("embed")(guard(embed.command))
 app.command("score-vcf")(guard(score_vcf.command))
 app.command("concat")(guard(concat.command))
 app.command("multiqc")(guard(multiqc.command))
-_data = typer.Typer(help="List, fetch and verify the files of a manifest.", no_args_is_help=True)
+_data = typer.Typer(help="List, fetch and verify the files of a manifest; write the demo data.", no_args_is_help=True)
 _data.command("list")(guard(data.list_command))
 _data.command("fetch")(guard(data.fetch_command))
 _data.command("verify")(guard(data.verify_command))
 _data.command("expand")(guard(data.expand_command))
+_data.command("demo")(guard(data.demo_command))
 app.add_typer(_data, name="data")
 
 

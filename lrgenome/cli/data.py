@@ -1,4 +1,4 @@
-"""`lrgenome data`: list, fetch and verify the files of a manifest."""
+"""`lrgenome data`: list, fetch and verify the files of a manifest; write the demo data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -71,6 +71,26 @@ def expand_command(
     if not 0 < weight < float("inf"):
         raise UsageError(f"--weight: got {weight}, expected a positive number")
     print(f"genomes\t{data.expand(addresses, output, weight=weight)}")
+
+
+def demo_command(
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder to write them to.", envvar=o.env("output"),
+                     rich_help_panel=o.OUTPUT),
+    ] = Path("demo"),
+    no_clobber: o.NoClobber = False, verbose: o.Verbose = 0, quiet: o.Quiet = False,
+) -> None:  # fmt: skip
+    """Write the demo data of the package into a folder, and print the names of the files.
+
+    The first 2 Mbp of human chromosome 20 (GRCh37) with two VCF files, a table of labelled intervals and a manifest.
+    """
+    from lrgenome.cli import logs
+    from lrgenome.tasks import data
+
+    logs.set_up(verbose, quiet, None)
+    for path in data.write_demo(output, no_clobber=no_clobber):
+        print(path)
 
 
 def verify_command(

@@ -1,4 +1,4 @@
-"""`lrgenome data`: the files of a manifest, listed, fetched and verified."""
+"""`lrgenome data`: the files of a manifest, listed, fetched and verified; the demo data."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ import logging
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 import pysam
 
 from lrgenome.errors import DownloadError, FastaError, InputError, UsageError
-from lrgenome.io.atomic import atomic_output, os_error_as_output_error, partial_path, publish, whole_file
+from lrgenome.io.atomic import (
+    atomic_output,
+    check_writable,
+    os_error_as_output_error,
+    partial_path,
+    publish,
+    whole_file,
+)
 from lrgenome.io.download import download, sha256_of
 from lrgenome.io.fai import gzip_kind
 from lrgenome.io.fasta import Fasta
@@ -252,3 +260,30 @@ def expand(source: Path, output: Path, *, weight: float) -> int:
     with atomic_output(output, "w") as handle:
         handle.write("\n".join([header, *rows.values()]) + "\n")
     return len(rows)
+
+
+def write_demo(folder: Path, *, no_clobber: bool = False) -> list[Path]:
+    """Copy the demo data of the package into a folder, which is made if it is not there.
+
+    Returns
+    -------
+    list of Path
+        The copies, in order of name; the index of a FASTA comes after it, so that it is never the older one.
+
+    Raises
+    ------
+    OutputExistsError
+        If one of them is there and `no_clobber` is set; nothing is written then.
+    OutputError
+        If they cannot be written.
+    """
+    with os_error_as_output_error(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    files = sorted(Path(str(resources.files("lrgenome"))).joinpath("assets", "demo").iterdir())
+    copies = [folder / file.name for file in files]
+    for copy in copies:
+        check_writable(copy, no_clobber)
+    for file, copy in zip(files, copies, strict=True):
+        with atomic_output(copy, "wb") as out:
+            out.write(file.read_bytes())
+    return copies

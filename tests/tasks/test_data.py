@@ -192,3 +192,27 @@ def test_a_list_of_addresses_becomes_a_manifest_by_accession(server, tmp_path):
         listed.write_text(text)
         result = CliRunner().invoke(app, ["data", "expand", str(listed), "-o", str(out)])
         assert result.exit_code == 3 and message in " ".join(result.output.split())
+
+
+def test_the_demo_data_is_written_whole(tmp_path):
+    demo = tmp_path / "new" / "demo"
+    named = run("demo", "-o", demo).stdout.splitlines()
+    assert named == sorted(str(path) for path in demo.iterdir())
+    with Fasta(demo / "GRCh37.chr20.first-2Mbp.fa.gz") as fasta:
+        assert len(fasta.fetch("20", 0, 2_000_000)) == 2_000_000
+    # The manifest can be trained on, and the labels are what the guide says they are.
+    (genome,) = read_manifest(demo / "manifest.tsv")
+    assert genome.path.parent == demo and genome.holdout and genome.validation
+    sequence = pysam.FastaFile(str(genome.path)).fetch("20")
+    rows = [line.split("\t") for line in (demo / "intervals.tsv").read_text().splitlines()[1:]]
+    assert [row[3] for row in rows].count("1") == [row[3] for row in rows].count("0") == 111
+    for _, start, end, label in rows:
+        piece = sequence[int(start) : int(end)]
+        c, g = piece.count("C"), piece.count("G")
+        assert (c + g > 200 and piece.count("CG") * 400 > 0.6 * c * g) == (label == "1")
+    (demo / "demo.vcf").write_text("mine")
+    run("demo", "-o", demo, "--no-clobber", code=2)
+    assert (demo / "demo.vcf").read_text() == "mine"
+    run("demo", "-o", demo / "demo.vcf", code=3)
+    run("demo", "-o", demo)
+    assert (demo / "demo.vcf").read_text().startswith("##fileformat")
