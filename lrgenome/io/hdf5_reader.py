@@ -163,7 +163,9 @@ class EmbeddingFile:
         self.close()
 
 
-def read_embeddings(path: str | os.PathLike[str], *, allow_partial: bool = False) -> EmbeddingFile:
+def read_embeddings(
+    path: str | os.PathLike[str], *, allow_partial: bool = False, lock: bool = True
+) -> EmbeddingFile:
     """Open a file of embeddings.
 
     Parameters
@@ -173,6 +175,8 @@ def read_embeddings(path: str | os.PathLike[str], *, allow_partial: bool = False
     allow_partial
         Accept a file that is still to be completed (``NAME.partial``); its first `EmbeddingFile.rows` rows
         are valid. Default: False.
+    lock
+        Keep writers away where the file system can; not for whoever has the file to itself. Default: True.
 
     Raises
     ------
@@ -182,7 +186,7 @@ def read_embeddings(path: str | os.PathLike[str], *, allow_partial: bool = False
         If it is compressed with zstd and the plugin is not installed.
     """
     try:
-        file = h5py.File(path, "r", locking="best-effort")
+        file = h5py.File(path, "r", locking="best-effort" if lock else False)
     except OSError as error:
         raise InputError(f"{path}: cannot be read as HDF5 ({error})") from error
     try:
