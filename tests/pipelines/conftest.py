@@ -31,7 +31,9 @@ _BUNDLED = {
     "sys.stdout.buffer.write(getattr(b, a[0])(*a[1:], catch_stdout=False, split_lines=False) or b'')",
     "tabix": "import pysam, argparse; p = argparse.ArgumentParser(); "
     "[p.add_argument(*n.split()) for n in ('-p --preset', '-s --sequence', '-b --begin', '-e --end', 'file')]; "
-    "[p.add_argument(*n.split(), action='store_true') for n in ('-f --force', '-C --csi')]; g = p.parse_args(); "
+    "[p.add_argument(*n.split(), action='store_true') for n in ('-f --force', '-C --csi')]; "
+    "p.add_argument('--version', action='version', version='tabix (htslib) ' + pysam.version.__htslib_version__); "
+    "g = p.parse_args(); "
     "c = {} if g.preset else dict(seq_col=int(g.sequence) - 1, start_col=int(g.begin) - 1, end_col=int(g.end) - 1); "
     "pysam.tabix_index(g.file, preset=g.preset, force=g.force, csi=g.csi, **c)",
 }
