@@ -1,10 +1,19 @@
 """Fixtures for every test: a seeded toy genome, and real data where it is there."""
 
+import os
 import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
+from places import Place, options_from_environment
+from typer.testing import CliRunner
+
+from lrgenome.cli.app import app
 
 # A background job of a shell ignores SIGINT, and so would every process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -61,3 +70,69 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_model(model, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def lrgenome(tiny_model: Path) -> Callable[..., Result]:
+    """Run a command in this process with the tiny model on one thread.
+
+    An exit code that is not the one expected, and every exception that is no exit, fails the test.
+    """
+
+    def run(*args: object, code: int = 0, stdin: bytes | None = None, **env: str) -> Result:
+        ours = dict.fromkeys(os.environ) | options_from_environment(tiny_model) | env
+        if "--gpu" in args:
+            ours["LRGENOME_DEVICE"] = None
+        result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin, env=ours)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def spawn(tiny_model: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start a command as a process of its own."""
+    started = []
+
+    def start(*args: object, **options: object) -> subprocess.Popen[bytes]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        options = {**pipes, "env": options_from_environment(tiny_model), **options}
+        started.append(subprocess.Popen([sys.executable, "-m", "lrgenome", *map(str, args)], **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def finish(spawn: Callable[..., subprocess.Popen[bytes]]) -> Callable[..., str]:
+    """Run a command as a process of its own; returns what it wrote to stderr."""
+
+    def run(*args: object, code: int = 0, **options: object) -> str:
+        process = spawn(*args, **options)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == code, said.decode()
+        return said.decode()
+
+    return run
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    lrgenome: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, object]:
+    """What each command writes when nothing disturbs it."""
+    place = Place(tmp_path_factory.mktemp("undisturbed"))
+    for command in place.names:
+        lrgenome(*place.arguments(command, "-q"))
+    return {command: place.content(name) for command, name in place.names.items()}

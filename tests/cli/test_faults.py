@@ -9,11 +9,10 @@ import subprocess
 import pysam
 import pytest
 import torch
+from places import COLUMNS, HEADER
 
 from lrgenome.models.checkpoint import load_model, save_model
 from lrgenome.tasks import setup
-
-from .conftest import COLUMNS, HEADER
 
 COMMANDS = ("score-vcf", "embed")
 

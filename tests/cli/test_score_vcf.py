@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pysam
 import pytest
+from places import COLUMNS, HEADER
 
 from lrgenome.io.scores import read_scores
 from lrgenome.io.vcf import open_variants
-
-from .conftest import COLUMNS, HEADER
 
 FAST = ("--context", "200")
 

@@ -27,20 +27,26 @@ class Command:
     def __init__(self, zygote: "Zygote", pid: int, streams: list[Any]) -> None:
         self._zygote, self.pid, self._streams = zygote, pid, streams
         self.returncode: int | None = None
+        self._said: list[str] = []
 
     def poll(self) -> int | None:
         """Return the exit code once it is there, or minus the signal that ended it."""
         if self.returncode is None:
             self.returncode = self._zygote.ask({"poll": self.pid})
+            if self.returncode is not None:
+                self._said = [self._read(number) for number in range(2)]
+                for stream in self._streams:
+                    stream.close()
         return self.returncode
 
-    def wait(self, timeout: float = 120.0) -> int:
-        end = time.monotonic() + timeout
+    def wait(self, timeout: float = 400.0) -> int:
+        end, pause = time.monotonic() + timeout, 0.002
         while self.poll() is None:
             if time.monotonic() > end:
                 os.kill(self.pid, signal.SIGABRT)
                 raise TimeoutError(f"a command is still running: {self.stderr}")
-            time.sleep(0.005)
+            time.sleep(pause)
+            pause = min(0.1, 1.3 * pause)
         assert self.returncode is not None
         return self.returncode
 
@@ -57,6 +63,8 @@ class Command:
         return self._read(1)
 
     def _read(self, number: int) -> str:
+        if self.returncode is not None and self._said:
+            return self._said[number]
         stream = self._streams[number]
         return os.pread(stream.fileno(), 1 << 24, 0).decode("utf-8", "replace")
 
@@ -234,16 +242,17 @@ def run(before: str) -> int:
 
 
 def load() -> None:
-    """Import what commands import, late imports of torch's optimizer and of numba among it; nothing here starts a thread."""
+    """Import what commands import, even late, as torch's optimizer and numba do; nothing here starts a thread."""
     import warnings
 
     warnings.simplefilter("ignore")
     import torch
 
     for name in (
-        "matplotlib.backends.backend_agg", "matplotlib.figure", "sklearn.linear_model", "sklearn.metrics", "sklearn.svm",
-        "lrgenome.cli.app", "lrgenome.tasks.data", "lrgenome.tasks.embed", "lrgenome.tasks.extrapolate_run",
-        "lrgenome.tasks.finetune", "lrgenome.tasks.pretrain", "lrgenome.tasks.score_vcf", "lrgenome.tasks.setup",
+        "matplotlib.backends.backend_agg", "matplotlib.figure", "sklearn.linear_model", "sklearn.metrics",
+        "sklearn.svm", "lrgenome.cli.app", "lrgenome.tasks.data", "lrgenome.tasks.embed",
+        "lrgenome.tasks.extrapolate_run", "lrgenome.tasks.finetune", "lrgenome.tasks.pretrain",
+        "lrgenome.tasks.score_vcf", "lrgenome.tasks.setup",
     ):  # fmt: skip
         importlib.import_module(name)
     # What numba imports when it loads its first kernel.
@@ -258,4 +267,5 @@ def load() -> None:
 
 if __name__ == "__main__":
     load()
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    with socket.socket(fileno=int(sys.argv[1])) as connection:
+        serve(connection)

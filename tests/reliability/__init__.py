@@ -1,0 +1,1 @@
+"""Tests of faults from outside; docs/reliability.md lists them."""
