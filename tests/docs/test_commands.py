@@ -20,7 +20,7 @@ SMALLER = [
     ("-m tuned --tissue", "-m tuned-tissues --tissue"), ("-m tuned --layer", "-m tuned-intervals --layer"),
     ("demo/GRCh37.chr20.first-2Mbp.fa.gz", "GRCh37.chr20.fa.gz"),
     # README.md has all probes; figures and bootstraps take most of the time, whatever the model.
-    ("2kbp..128kbp --positions plain --positions pi --probe all", "2kbp --positions plain --positions pi --probe drift"),
+    ("--positions plain --positions pi --probe all", "--positions plain --positions pi --probe drift"),
     ("-m hawk-ring -m hawk-log -m log-pass -m ring-pass -m cad-ps", "-m hawk-ring -m cad-ps"),
 ]  # fmt: skip
 ADDED = {
