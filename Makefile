@@ -9,7 +9,7 @@ DEMO := lrgenome/assets/demo
 FASTA := $(DEMO)/GRCh37.chr20.first-2Mbp.fa.gz
 OUT ?= demo-out
 
-.PHONY: install demo test test-long lint clean
+.PHONY: install demo test test-long lint docs clean
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -c "import torch" 2>/dev/null \
 	  || { test -n "$(TORCH_INDEX)" && $(BIN)/pip install --quiet --retries 0 --index-url $(TORCH_INDEX) $(TORCH) 2>/dev/null; } \
 	  || $(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --editable '.[test,docs]'
 	touch $@
 
 # Oracles for the tests only. Of the first, only the torch half is used, which does not need its dependencies (jax).
@@ -44,11 +44,16 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: lint $(VENV)/.oracles
+# The banner is an advertisement.
+docs: $(VENV)/.installed
+	$(BIN)/python docs/make_reference.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+test: lint docs $(VENV)/.oracles
 	$(BIN)/pytest -m "not long"
 
 test-long: $(VENV)/.oracles
 	$(BIN)/pytest
 
 clean:
-	rm -rf $(VENV) $(OUT) build *.egg-info
+	rm -rf $(VENV) $(OUT) site build *.egg-info

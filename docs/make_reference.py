@@ -97,8 +97,9 @@ def section(title: str, function: Callable[..., Any]) -> str:
         panel = "Arguments" if isinstance(info, ArgumentInfo) else info.rich_help_panel or GENERAL
         panels.setdefault(panel, []).append("| " + " | ".join(row) + " |")
     usage = f"{title} [OPTIONS]" + "".join(
-        f" [{name.upper()}]" if default is not inspect.Parameter.empty else f" {info.metavar or name.upper()}"
-        for name, _, info, default in parameters(function)
+        (" [{}]" if default is not inspect.Parameter.empty else " {}").format(info.metavar or name.upper())
+        + ("..." if "list[" in str(kind) else "")
+        for name, kind, info, default in parameters(function)
         if isinstance(info, ArgumentInfo)
     )
     said = inspect.getdoc(inspect.unwrap(function))

@@ -129,7 +129,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Every option can be given as an environment variable LRGENOME_<OPTION>. Exit codes: docs/formats.md.",
+    epilog="Every option can be given as an environment variable LRGENOME_<OPTION>. Exit codes: 0 done, 1 internal "
+    "error, 2 usage, 3 bad data, 4 no such device, 5 model, 130 and 143 stopped, 137 out of memory. Data to try it on: "
+    "lrgenome data demo.",
 )
 
 

@@ -7,7 +7,7 @@ import typer
 
 from lrgenome.cli import options as o
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these; default all.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Only these; default all.")]
 Manifest = Annotated[
     Path,
     typer.Option("--manifest", help="TSV of data sets.", exists=True, dir_okay=False, envvar=o.env("manifest"),
