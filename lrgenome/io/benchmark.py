@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from zipfile import BadZipFile
@@ -20,6 +21,8 @@ from lrgenome.io.examples import Columns, Examples, need_columns, number_of, rea
 BIN = 128
 """Bases of a bin of CAGE targets."""
 _SPLITS = {"train": "train", "training": "train", "valid": "validation", "validation": "validation", "test": "test"}
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_LONGEST_LIST = 1 << 16
 _TARGETS = re.compile(r"target(?:s)?-(train|valid|validation|test)-(\d+)-(\d+)$")
 
 
@@ -149,7 +152,7 @@ def _read_chromatin(folder: Path, word: str) -> Examples:
         rows.append(_listed(path, line, row[name]))
         columns.add(contig=row["CHROM"], start=start, end=start + 1, split=_split(path, line, row), line=line)
     names = tuple(sorted({name for row in rows for name in row}))
-    if all(name.lstrip("-").isdigit() for name in names):
+    if all(_WHOLE.fullmatch(name) for name in names):
         names = tuple(sorted(names, key=int))
     place = {name: i for i, name in enumerate(names)}
     labels = np.zeros((len(rows), len(names)), np.float32)
@@ -162,6 +165,8 @@ def _read_chromatin(folder: Path, word: str) -> Examples:
 def _listed(path: Path, line: int, cell: str) -> list[str]:
     """Read a list of names as Python or numpy writes it."""
     try:
+        if len(cell) > _LONGEST_LIST:
+            raise ValueError("too long")
         found = ast.literal_eval(cell) if "," in cell or "'" in cell else cell.strip("[] ").split()
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         found = None
@@ -247,7 +252,7 @@ def _targets(folder: Path, wanted: set[tuple[str, int]]) -> Iterator[tuple[tuple
                         )
                     shape = target.shape
                     yield key, target
-        except (OSError, ValueError, BadZipFile) as error:
+        except (OSError, ValueError, EOFError, MemoryError, BadZipFile, zlib.error) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: cannot be read as numpy arrays ({error})") from error

@@ -21,6 +21,8 @@ from lrgenome.errors import InputError, UsageError
 
 csv.field_size_limit(1 << 24)
 
+_LARGEST = 1 << 53
+"""Numbers beyond have no last digits as floats."""
 _NUMBERED = re.compile(r"^\s*\[\d+\]")
 
 
@@ -119,13 +121,17 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, str
             if doubled := [name for name, count in Counter(header).items() if count > 1 and name]:
                 raise InputError(f"{path}: column {doubled[0]!r} is there more than once")
             reader = csv.reader(text, delimiter=delimiter)
+            found = False
             for cells in reader:
                 number = skipped + 1 + reader.line_num
                 if not cells:
                     continue
                 if len(cells) != len(header):
                     raise InputError(f"{path} line {number}: got {len(cells)} cells, expected {len(header)}")
+                found = True
                 yield number, dict(zip(header, cells, strict=True))
+            if not found:
+                raise InputError(f"{path}: got no rows below the header")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as a table ({error})") from error
 
@@ -166,7 +172,7 @@ def number_of(path: Path, line: int, row: dict[str, str], name: str) -> float:
 def whole_of(path: Path, line: int, row: dict[str, str], name: str, least: int) -> int:
     """Read a cell as a whole number of at least `least`; `InputError` names the line and the column."""
     value = number_of(path, line, row, name)
-    if not value.is_integer() or value < least:
+    if not value.is_integer() or not least <= value <= _LARGEST:
         raise InputError(f"{path} line {line}, column {name}: got {row[name]!r}, expected a whole number >= {least}")
     return int(value)
 

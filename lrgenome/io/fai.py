@@ -32,7 +32,8 @@ _NOT_FASTA = {b"#": " (a VCF or a table?)", b"@": " (FASTQ or SAM?)", b"\xef": "
 # Headers of one contig, and of empty contigs before it; longer ones are taken for an index that misses a
 # contig.
 _MAX_GAP = 65_536
-_HEADERS = re.compile(rb"\s*(?:>[^\n]*\n\s*)*")
+_HEADERS = re.compile(rb"(?:\s*\n)?(?:>[^\n]*\n(?:\s*\n)?)*")
+_LINE = re.compile(r"([^\t]+)\t([0-9]+)\t([0-9]+)\t([0-9]+)\t([0-9]+)")
 
 
 class FaiEntry(NamedTuple):
@@ -165,12 +166,14 @@ def _check_start(head: bytes, path: Path) -> None:
 
 def _read_fai(path: Path) -> list[FaiEntry]:
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        name, *numbers = line.split("\t")
-        length, offset, bases, width = (int(number) for number in numbers[:4])
-        entries.append(FaiEntry(name, length, offset, bases, width))
+    for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n"):
+        # As strictly as the libraries that read it after us.
+        if (match := _LINE.fullmatch(line)) is None:
+            raise _Unusable("it is damaged")
+        name, *numbers = match.groups()
+        entries.append(FaiEntry(name, *map(int, numbers)))
     entries = [entry for entry in entries if entry.length]
-    if not entries or any(e.length < 0 or not 1 <= e.bases <= e.width for e in entries):
+    if not entries or any(not 1 <= e.bases <= e.width for e in entries):
         raise _Unusable("it is empty or damaged")
     if len({entry.name for entry in entries}) < len(entries):
         raise _Unusable("it names a contig twice")
@@ -243,7 +246,8 @@ def _verify_line(entry: FaiEntry, line: bytes, read: Callable[[int, int], bytes]
         line_end = read(entry.offset + entry.bases, min(entry.width - entry.bases + 1, _MAX_GAP))
     else:
         line_end = line[entry.bases : entry.width + 1]
-    if bases.split() != [bases] or (several and (line_end[:-1].strip() or not line_end[:-1] or line_end[-1:].isspace())):
+    end, after = line_end[:-1], line_end[-1:]
+    if bases.split() != [bases] or (several and (end.strip() or not end or after.isspace())):
         raise _Unusable(f"the lines of {entry.name!r} are not of {entry.bases} bases in {entry.width} bytes")
 
 

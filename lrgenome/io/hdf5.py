@@ -28,7 +28,7 @@ import numpy.typing as npt
 from lrgenome.errors import NumericalError, OutputError, UsageError
 from lrgenome.io.atomic import is_stream, os_error_as_output_error, partial_path, publish
 from lrgenome.io.h5ad import write_h5ad
-from lrgenome.io.hdf5_chunks import ChunkedDataset, filters_of, mend_end_of_file
+from lrgenome.io.hdf5_chunks import ChunkedDataset, filters_of, mend_end_of_file, trouble_with
 from lrgenome.io.hdf5_reader import (
     COORDINATE_SYSTEM,
     FORMAT,
@@ -207,6 +207,8 @@ class EmbeddingWriter:
     def _open(self, attributes: Mapping[str, Any]) -> None:
         mend_end_of_file(self.partial)
         try:
+            if trouble := trouble_with(self.partial, check_layout):
+                raise ValueError(trouble)
             # HDF5's own lock would be refused: this process holds one already.
             self._file = h5py.File(self.partial, "r+", locking=False)
             difference = self._difference(self._file, attributes)
@@ -222,7 +224,6 @@ class EmbeddingWriter:
 
     def _difference(self, file: h5py.File, attributes: Mapping[str, Any]) -> str | None:
         """Say what differs first between the partial and what would be written now."""
-        check_layout(file)
         found = {name: plain(value) for name, value in file.attrs.items()}
         wanted = {name: plain(value) for name, value in attributes.items()}
         for name in [*wanted, *(name for name in found if name not in wanted)]:
@@ -339,11 +340,14 @@ class EmbeddingWriter:
                 raise OutputError(
                     f"disk full: {self.partial} needs {need} more bytes; make room, then use --resume"
                 )
-            for name, dataset in self._datasets.items():
-                self._buffer[name][self._filled :] = np.zeros((), dataset.dtype)
-                dataset.write(self._file, self.rows_done, self._buffer[name])
-            self._file["done"][self.rows_done // self.block_rows] = 1
-            self._file.flush()
+            try:
+                for name, dataset in self._datasets.items():
+                    self._buffer[name][self._filled :] = np.zeros((), dataset.dtype)
+                    dataset.write(self._file, self.rows_done, self._buffer[name])
+                self._file["done"][self.rows_done // self.block_rows] = 1
+                self._file.flush()
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise OutputError(f"{self.partial} is damaged ({error}); run without --resume to start anew") from error
         self.rows_done += self._filled
         self._filled = 0
 

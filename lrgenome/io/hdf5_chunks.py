@@ -3,16 +3,22 @@
 `lrgenome.io.hdf5` says why this is enough. Nothing here knows what the datasets mean.
 """
 
+import contextlib
+import faulthandler
 import itertools
 import os
+import resource
+import signal
 import uuid
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from lrgenome.errors import UsageError
 
@@ -20,6 +26,10 @@ COMPRESSIONS = ("gzip", "zstd", "none")
 ZSTD_FILTER = 32015  # registered with The HDF Group
 _SUPERBLOCK_0 = b"\x89HDF\r\n\x1a\n\x00"
 _MOST_LOST = 1 << 28
+_PATIENCE = 20
+"""Seconds that a look at the structure of a file may take."""
+_MEMORY = 1 << 28
+"""Bytes that it may take."""
 _END_OF_FILE = slice(40, 48)  # in a version 0 superblock; little-endian, no checksum
 
 
@@ -154,6 +164,42 @@ class ChunkedDataset:
     def close(self) -> None:
         """Give the memory back."""
         self._memory.close()
+
+
+def trouble_with(path: Path, check: Callable[[h5py.File], None]) -> str | None:
+    """Open a file and check it in a process of its own; say what is wrong with it, None if nothing is.
+
+    At some damage the HDF5 library ends its process, or asks for memory without end.
+    """
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, of which the child has none
+        child = os.fork()
+    if not child:
+        said = b"nothing was said"
+        try:
+            os.close(reader)
+            faulthandler.disable()
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(_PATIENCE)
+            limit = psutil.Process().memory_info().vms + _MEMORY
+            hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+            resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            with h5py.File(path, "r", locking=False) as file:
+                check(file)
+            said = b""
+        except BaseException as error:
+            said = (str(error) or type(error).__name__)[:500].encode("utf-8", "replace")
+        finally:
+            with contextlib.suppress(OSError):
+                os.write(writer, said)
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as answer:
+        said = answer.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return f"the HDF5 library did not survive it, exit status {status}" if status else said.decode() or None
 
 
 def mend_end_of_file(path: Path) -> None:

@@ -237,7 +237,7 @@ def check_layout(file: h5py.File) -> None:
             raise ValueError(f"{name} is not a dataset of this file")
         if dataset.shape is None or dataset.ndim not in dimensions or dataset.dtype.kind not in kind:
             raise ValueError(f"{name} has shape {dataset.shape} and type {dataset.dtype}, expected others")
-        # Every chunk is in the file, and in its index too; so a shape that is a lie is known before memory is asked for.
+        # Every chunk is in the file and in its index, so a shape that is a lie is known before memory is asked for.
         if dataset.chunks:
             chunks = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
             fits = 16 * chunks <= size and math.prod(dataset.chunks) * dataset.dtype.itemsize <= _CHUNK_LIMIT

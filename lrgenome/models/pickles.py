@@ -21,7 +21,7 @@ from lrgenome.errors import ModelError
 _DAMAGED = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
 """What `torch.load` raises at files that are damaged, by where the damage is."""
 _NEEDED = re.compile(
-    r"collections OrderedDict|torch \w+Storage|torch\._utils _rebuild_(?:tensor|tensor_v2|parameter)|torch\.serialization _get_layout"
+    r"collections OrderedDict|torch \w+Storage|torch\._utils _rebuild_(?:tensor|tensor_v2|parameter)"
 )
 _PICKLE_LIMIT = 1 << 24
 

@@ -137,7 +137,8 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
         raise ModelError(f"model {what} {path}: got {type(values).__name__}, expected a JSON object")
     level: list[Any] = [values]
     for _ in range(_JSON_DEPTH):
-        level = [v for one in level if isinstance(one, dict | list) for v in (one.values() if isinstance(one, dict) else one)]
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [one for part in inner for one in part]
     if level:
         raise ModelError(f"model {what} {path}: got JSON that is more than {_JSON_DEPTH} levels deep")
     return values

@@ -44,7 +44,7 @@ class Worker:
             self._read = b""
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.fuzz.worker", str(self._shared or "")], cwd=ROOT,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open("/tmp/fuzz.err","w"), env=_environment(),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment(),
             )  # fmt: skip
             assert self._line(120) == "ready"
         assert self._process.stdin is not None

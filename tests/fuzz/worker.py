@@ -67,7 +67,6 @@ def main() -> None:
     warnings.simplefilter("error")
     shared = Path(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1] else None
     kept: dict[str, list[Any]] = {}
-    limit = 0
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         case = json.loads(line)
@@ -78,8 +77,9 @@ def main() -> None:
                 with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
                     outcome = run_case(target, target.files, Path(folder))
                 assert outcome[0] in ("right", "unchecked"), (target.name, outcome)
+            hard = resource.getrlimit(resource.RLIMIT_AS)[1]
             limit = _status("VmSize") + ADDRESSES
-            resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if "case" in case:
             target = kept[family][case["case"] % len(kept[family])]
