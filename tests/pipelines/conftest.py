@@ -74,13 +74,12 @@ def environment(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 
 @pytest.fixture(scope="session")
 def shell(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a script under bash as strictly as workflow managers do."""
+    """Run a script under bash as strictly as workflow managers do, with a HOME that is no folder, as in containers."""
 
     def run(script: str, cwd: Path, *, code: int = 0, flags: str = "-C -e -u", **env: str):
         command = ["bash", *flags.split(), "-o", "pipefail", "-c", script]
-        done = subprocess.run(
-            command, cwd=cwd, env=environment | env, capture_output=True, text=True, timeout=300, check=False
-        )
+        whole = environment | {"HOME": "/nonexistent"} | env
+        done = subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == code, f"{script}\n{done.stdout}\n{done.stderr}"
         return done
 

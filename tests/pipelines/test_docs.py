@@ -1,0 +1,182 @@
+"""The commands of docs/pipelines/README.md, as they stand there."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import h5py
+import pysam
+import pytest
+import yaml
+
+from lrgenome.errors import InputError
+from lrgenome.io.scores import read_scores
+
+from .conftest import BINS, DEMO, DOCS, FASTA, PIPELINES, RECORDS, REGION, ROOT, SCORE, VCF, text_of
+from .pages import blocks
+
+PAGE = PIPELINES / "README.md"
+# What SLURM does with an array, one task after the other.
+SBATCH = """#!/bin/bash
+set -euo pipefail
+array=$(grep -oP -- '--array=\\K\\S+' "${@: -1}")
+for option; do case $option in --array=*) array=${option#--array=};; esac; done
+for SLURM_ARRAY_TASK_ID in $(seq ${array%-*} ${array#*-}); do
+  export SLURM_ARRAY_TASK_ID SLURM_CPUS_PER_TASK=1 SLURM_MEM_PER_NODE=8192
+  bash "${@: -1}"
+done
+"""
+
+
+@pytest.fixture(scope="module")
+def place(lrgenome, shell, tmp_path_factory):
+    """A folder with the files that the page names, and the shards of formats that its SLURM script does not make."""
+    folder = tmp_path_factory.mktemp("page")
+    for end in ("", ".fai", ".gzi"):
+        (folder / f"ref.fa.gz{end}").symlink_to(f"{FASTA}{end}")
+    pysam.tabix_compress(str(VCF), str(folder / "variants.vcf.gz"))
+    (folder / "docs").symlink_to(DOCS)
+    (folder / "shards").mkdir()
+    for i in range(1, 5):
+        score = (*SCORE[:1], VCF, "-f", folder / "ref.fa.gz", *SCORE[4:], "--shard", f"{i}/4", "-q", "-o")
+        lrgenome(*score, folder / f"shards/{i}.vcf.gz", "--header", "always")
+        lrgenome(*score, folder / f"shards/{i}.bcf")
+        how = ("embed", FASTA, "--context", BINS, "-r", REGION, "--shard", f"{i}-of-4", "-q")
+        lrgenome(*how, "-o", folder / f"shards/{i}.h5")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "sbatch").write_text(SBATCH)
+    (folder / "bin" / "sbatch").chmod(0o755)
+    (folder / "score.sbatch").write_text(*blocks(PAGE, "sbatch"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(shell, environment, place):
+    def go(script, **options):
+        return shell(script, place, flags="-e -u", PATH=f"{place / 'bin'}:{environment['PATH']}", **options).stdout
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def ran(run, place):
+    """The blocks on SLURM, gathering and MultiQC, in the order in which one needs them."""
+    (slurm,) = blocks(PAGE, "bash", "SLURM")
+    first, again = slurm.splitlines()
+    run(first)
+    before = (place / "shards/3.tsv.gz").read_bytes()
+    (place / "shards/3.tsv.gz").unlink()
+    run(again)
+    assert (place / "shards/3.tsv.gz").read_bytes() == before
+    (gather,) = blocks(PAGE, "bash", "Gathering")
+    run(gather)
+    gathered = (place / "scores.tsv.gz").read_bytes()
+    (multiqc,) = blocks(PAGE, "bash", "MultiQC")
+    shards = {name: (place / name).read_text() for name in ("cohort.status_mqc.json", "cohort.score_mqc.json")}
+    run(multiqc)
+    assert {name: (place / name).read_text() for name in shards} == shards
+    (place / "whole.tsv.gz").write_bytes((place / "scores.tsv.gz").read_bytes())
+    (place / "scores.tsv.gz").write_bytes(gathered)
+    return place
+
+
+def test_tables_of_an_array_are_one_table(ran):
+    assert text_of(ran / "scores.tsv.gz") == text_of(ran / "whole.tsv.gz")
+    parts = [text_of(ran / f"shards/{i}.tsv.gz") for i in range(1, 5)]
+    assert b"".join(parts) == text_of(ran / "whole.tsv.gz")
+    assert all(part.count(b"\n") > 10 and (b"#CHROM" in part) == (i == 0) for i, part in enumerate(parts))
+    with pysam.TabixFile(str(ran / "scores.tsv.gz")) as table:
+        assert len(list(table.fetch("20", 1_373_825, 1_373_845))) == 60
+    assert len(list(read_scores(ran / "scores.tsv.gz"))) == RECORDS
+    with pytest.raises(InputError, match="got '20"):
+        list(read_scores(ran / "shards/2.tsv.gz"))
+
+
+def test_joined_bgzf_is_bgzf(ran):
+    """Blocks of all parts, and end markers between them, which readers skip."""
+    joined = (ran / "scores.tsv.gz").read_bytes()
+    at, blocks_seen = 0, 0
+    while at < len(joined):
+        assert joined[at : at + 4] == b"\x1f\x8b\x08\x04" and joined[at + 12 : at + 14] == b"BC"
+        at += int.from_bytes(joined[at + 16 : at + 18], "little") + 1
+        blocks_seen += 1
+    assert at == len(joined) and blocks_seen == 8
+
+
+def test_variants_are_joined(ran, lrgenome):
+    lrgenome(*SCORE[:1], VCF, "-f", ran / "ref.fa.gz", *SCORE[4:], "-q", "-o", ran / "whole.vcf.gz")
+    assert text_of(ran / "scores.vcf.gz") == text_of(ran / "whole.vcf.gz")
+    for name in ("scores.vcf.gz", "scores.bcf"):
+        with pysam.VariantFile(str(ran / name)) as ours, pysam.VariantFile(str(ran / "whole.vcf.gz")) as theirs:
+            assert [str(r) for r in ours] == [str(r) for r in theirs]
+            assert sum(1 for _ in ours.fetch("20", 1_600_000, 1_700_000)) == 1
+
+
+def test_embeddings_are_joined(ran, whole):
+    with h5py.File(ran / "embeddings.h5") as ours, h5py.File(whole / "e.h5") as theirs:
+        assert all((ours[name][:] == theirs[name][:]).all() for name in ("embeddings", "start", "end"))
+
+
+def test_the_workflow_is_copied_and_planned(run, place):
+    pytest.importorskip("snakemake", reason="needs Snakemake: pip install 'lrgenome[workflows]'")
+    first, again, cluster = blocks(PAGE, "bash", "Snakemake")
+    (place / "bin" / "snakemake").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m snakemake "$@"\n')
+    (place / "bin" / "snakemake").chmod(0o755)
+    (place / "resources").mkdir()
+    (place / "resources" / "GRCh37.fa.gz").symlink_to(FASTA)
+    (place / "resources" / "cohort.vcf.gz").symlink_to(place / "variants.vcf.gz")
+    for script in (first + again).splitlines(), cluster.splitlines():
+        said = run("\n".join(line + (" --dry-run" if "snakemake --cores" in line else "") for line in script))
+        assert "rule score:" in said and "rule report:" in said
+    assert yaml.safe_load((place / "config" / "config.yaml").read_text())["report"] is True
+
+
+@pytest.mark.long
+def test_the_workflow_that_is_shown_runs(run, place):
+    if shutil.which("multiqc") is None:
+        pytest.skip("needs MultiQC: pip install multiqc")
+    test_the_workflow_is_copied_and_planned(run, place)
+    run("snakemake --cores 1 --configfile config/config.yaml")
+    assert (place / "results" / "multiqc_report.html").is_file()
+
+
+def test_the_wrapper_is_where_the_page_says():
+    assert (PIPELINES / "snakemake" / "wrappers" / "score-vcf" / "wrapper.py").is_file()
+    assert 'wrapper: "file:wrappers/score-vcf"' in PAGE.read_text()
+
+
+def test_the_snippet_of_nextflow_is_read(tmp_path):
+    reftrace = pytest.importorskip("reftrace", reason="needs reftrace: pip install 'lrgenome[workflows]'")
+    (code,) = blocks(PAGE, "groovy")
+    (tmp_path / "main.nf").write_text(code)
+    module = reftrace.Module.from_file(str(tmp_path / "main.nf"))
+    assert not isinstance(module, reftrace.ParseError), module
+    (include,) = module.to_dict()["includes"]
+    assert (PIPELINES / "nf-core" / f"{include['from_module']}.nf").is_file()
+    (workflow,) = re.findall(r"LRGENOME_SHARDS\((.*)\)$", code, re.M)
+    assert len(re.split(r", (?![^\[(]*[\])])", workflow)) == 4
+
+
+@pytest.mark.parametrize("page", [PAGE, DOCS / "formats.md"], ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        other = (page.parent / path).resolve() if path else page
+        assert other.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", other.read_text(), re.M)
+            anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+            assert anchor in anchors, target
+
+
+def test_the_snippet_of_the_first_page(shell, tmp_path, whole, environment):
+    """The rules in README.md, planned by Snakemake."""
+    pytest.importorskip("snakemake", reason="needs Snakemake: pip install 'lrgenome[workflows]'")
+    (code,) = [code for code in blocks(ROOT / "README.md", "python") if "rule score" in code]
+    (tmp_path / "Snakefile").write_text(code)
+    (tmp_path / "variants.vcf.gz").symlink_to(DEMO / "demo.vcf")
+    (tmp_path / "ref.fa").touch()
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "-n", "-p", "scores.tsv.gz"]
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.count("lrgenome score-vcf") == 4 and "cat scores/1-of-4.tsv.gz scores/2-of-4" in said.stdout
