@@ -19,6 +19,7 @@ import pysam
 
 from lrgenome.dna import ENCODE, INVALID, IdArray
 from lrgenome.errors import FastaError, InputError, UsageError
+from lrgenome.glossary import printable
 from lrgenome.io.fai import is_bgzf, open_index
 
 _BLOCK = 1 << 20
@@ -162,7 +163,7 @@ class Fasta:
         except OSError as error:
             raise FastaError(f"{self.path}: cannot be read: {error.strerror or error}") from error
         names = "".join(f"{name}\t{length}\n" for name, length in self.contigs.items())
-        return f"{self.path.name}:{size}:{hashlib.sha256(names.encode()).hexdigest()[:16]}"
+        return f"{printable(self.path.name)}:{size}:{hashlib.sha256(names.encode()).hexdigest()[:16]}"
 
     def _block(self, contig: str, number: int) -> IdArray:
         with self._lock:
