@@ -8,6 +8,7 @@ Coordinates are 0-based half-open inside the program and 1-based only where VCF 
 read or written. Lengths are decimal: 1 kbp is 1,000 bp.
 """
 
+import os
 import re
 from fractions import Fraction
 
@@ -22,6 +23,12 @@ _LENGTH = re.compile(
     r"^\s*((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9][0-9_]*)(?:\.[0-9]+)?)\s*([kmg]?)(?:bp?|nt)?\s*$", re.IGNORECASE
 )
 _UNIT = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+
+
+def printable(name: str) -> str:
+    r"""Return the name of a file as text for headers: bytes that are not UTF-8 and control characters as ``\xe9``."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def parse_length(text: str) -> int:

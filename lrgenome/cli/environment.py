@@ -73,12 +73,15 @@ def warn_of_variables(context: Any) -> None:
 
 
 def sources(message: str, context: Any) -> str:
-    """Name the variables behind an error: those whose options it names, if they were not given as options."""
+    """Name the variables behind an error: those whose option or value it names, if the value is from them."""
     found = []
     for parameter in context.command.params:
         if getattr(context.get_parameter_source(parameter.name), "name", "") != "ENVIRONMENT":
             continue
+        if not isinstance(parameter.envvar, str):
+            continue
+        values = os.environ.get(parameter.envvar, "").split()
         words = message.replace(":", " ").replace(",", " ").split()
-        if isinstance(parameter.envvar, str) and any(option in words for option in parameter.opts):
+        if any(option in words for option in parameter.opts) or any(repr(value) in message for value in values):
             found.append(parameter.envvar)
     return f" (from the environment: {', '.join(found)})" if found else ""

@@ -19,6 +19,7 @@ import pysam
 
 from lrgenome.dna import ENCODE, INVALID, IdArray
 from lrgenome.errors import FastaError, InputError, UsageError
+from lrgenome.glossary import printable
 from lrgenome.io.fai import is_bgzf, open_index
 
 _BLOCK = 1 << 20
@@ -161,7 +162,7 @@ class Fasta:
             size = self.path.stat().st_size
         except OSError as error:
             raise FastaError(f"{self.path}: cannot be read: {error.strerror or error}") from error
-        return f"{self.path.name}:{size}:{digest_of(self.contigs)}"
+        return f"{printable(self.path.name)}:{size}:{digest_of(self.contigs)}"
 
     def _block(self, contig: str, number: int) -> IdArray:
         with self._lock:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from lrgenome.config import ModelConfig, config_from_json
 from lrgenome.errors import ModelError, UsageError
+from lrgenome.glossary import printable
 from lrgenome.models import published
 from lrgenome.models.families import Model, build
 from lrgenome.models.files import CONFIG_NAME, write_tensors
@@ -93,14 +94,14 @@ def load_model(folder: str | os.PathLike[str] | None = None) -> LoadedModel:
         raise ModelError(f"model {path}: no such folder; expected one with {CONFIG_NAME} and {WEIGHTS_NAME}")
     if published.is_published(path):
         config, tensors, meta = published.load_published(path)
-        return LoadedModel(_filled(config, tensors), path.resolve().name, published.fingerprint(path), meta)
+        return LoadedModel(_filled(config, tensors), printable(path.resolve().name), published.fingerprint(path), meta)
     settings = _read_settings(path)
     try:
         config = config_from_json(settings["model"])
     except UsageError as error:
         raise ModelError(f"model {path / CONFIG_NAME}: {error}") from error
     model = _read_weights(path / WEIGHTS_NAME, config)
-    name = DEFAULT_MODEL if embedded else path.resolve().name
+    name = DEFAULT_MODEL if embedded else printable(path.resolve().name)
     return LoadedModel(model, name, fingerprint(path), settings, load_head(path))
 
 
@@ -134,6 +135,8 @@ def _read_weights(path: Path, config: ModelConfig) -> Model:
     if config.parameters > size:
         raise ModelError(f"model weights {path}: got {size} bytes, too few for the settings beside it")
     try:
+        # safetensors takes what may not be read for what is not there.
+        open(path, "rb").close()
         with safe_open(str(path), framework="pt") as file:
             names = set(file.keys())
             if config.layers > len(names):

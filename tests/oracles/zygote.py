@@ -252,7 +252,7 @@ def load() -> None:
         "matplotlib.backends.backend_agg", "matplotlib.figure", "sklearn.linear_model", "sklearn.metrics",
         "sklearn.svm", "lrgenome.cli.app", "lrgenome.tasks.data", "lrgenome.tasks.embed",
         "lrgenome.tasks.extrapolate_run", "lrgenome.tasks.finetune", "lrgenome.tasks.pretrain",
-        "lrgenome.tasks.score_vcf", "lrgenome.tasks.setup",
+        "lrgenome.tasks.score_vcf", "lrgenome.tasks.setup", "lrgenome.ops.conv.cpu", "lrgenome.ops.rglru.cpu",
     ):  # fmt: skip
         importlib.import_module(name)
     # What numba imports when it loads its first kernel.

@@ -59,7 +59,10 @@ class Jobs(Place):
         if name in FILES:
             partial = out.with_name(out.name + ".partial")
             return partial.is_file() and partial.stat().st_size > (200_000 if name == "embed.h5" else 1_500)
-        wanted = {"pretrain": "snapshot-0*", "extrapolate": "partial/*", "finetune": ".lock", "finetune-full": "fold-*/s*0"}
+        wanted = {
+            "pretrain": "snapshot-0*", "extrapolate": "partial/*", "finetune": ".lock",
+            "finetune-full": "fold-1/snapshot-0*",
+        }  # fmt: skip
         return any(out.glob(wanted[name]))
 
     def outcome(self, name: str) -> object:
@@ -78,8 +81,8 @@ class Jobs(Place):
     def left(self, name: str) -> list[str]:
         """Name what is there beside the output that should not be."""
         out = self.out(name)
-        found = list(out.rglob("*")) if out.is_dir() else [p for p in self.folder.iterdir() if p.name.startswith("o.")]
-        return sorted(p.name for p in found if "partial" in p.name or p.name in (".lock", "partial") or ".new" in p.name)
+        found = out.rglob("*") if out.is_dir() else self.folder.glob("o.*")
+        return sorted(p.name for p in found if "partial" in p.name or p.name == ".lock" or ".new" in p.name)
 
 
 def _stable(path: Path) -> object:

@@ -1,7 +1,6 @@
 """Disks that are full, read-only or limited: for outputs, temporary files and the log."""
 
 import os
-import subprocess
 
 import pytest
 
@@ -12,12 +11,8 @@ MEGABYTE = 1 << 20
 
 def fill(disk, left):
     """Leave so many bytes of a small disk."""
-    filler = disk / "filler"
-    filler.write_bytes(b"")
-    stat = os.statvfs(disk)
-    with open(filler, "wb") as handle:
-        handle.truncate(0)
-        handle.write(bytes(max(0, stat.f_bavail * stat.f_frsize - left)))
+    filler, stat = disk / "filler", os.statvfs(disk)
+    filler.write_bytes(bytes(max(0, stat.f_bavail * stat.f_frsize - left)))
     return filler
 
 
@@ -38,11 +33,8 @@ def test_a_full_disk_for_a_folder(run, jobs, tiny_model, whole, small_disk, name
 def test_a_full_disk_at_the_end(run, jobs, tiny_model, whole, small_disk, name):
     """The rows fit, the output that is made of them does not."""
     out = small_disk / jobs.out(name).name
-    run(*jobs.job(name, tiny_model, small_disk / f"v.{out.name}"))
-    rows = sum(path.stat().st_size for path in small_disk.iterdir())
-    for path in list(small_disk.iterdir()):
-        path.unlink()
-    filler = fill(small_disk, max(12_288, rows // 8))
+    rows = len(whole("score-vcf.tsv")[0])
+    filler = fill(small_disk, -(-rows // 4_096) * 4_096)
     command = run(*jobs.job(name, tiny_model, out), code=3)
     assert not out.exists() and out.with_name(f"{out.name}.partial").exists()
     assert "cannot write" in command.stderr.splitlines()[-1] or "cannot be written" in command.stderr.splitlines()[-1]
@@ -54,15 +46,12 @@ def test_a_full_disk_at_the_end(run, jobs, tiny_model, whole, small_disk, name):
 
 def test_a_full_disk_for_the_store(run, jobs, small_disk):
     """Too small from the start it is known beforehand; filled while it is used, it is an error with its name."""
-    args = ["embed", jobs.fasta, "--context", "40kbp", "--bin-size", "1024", "--store", "disk", "--precision", "float32",
-            "--tmpdir", small_disk, "-o", jobs.folder / "o.h5"]  # fmt: skip
+    args = ["embed", jobs.fasta, "--context", "40kbp", "--bin-size", "1024", "--store", "disk", "--precision",
+            "float32", "--tmpdir", small_disk, "-o", jobs.folder / "o.h5"]  # fmt: skip
     filler = fill(small_disk, MEGABYTE)
     assert " of disk" in run(*args, code=137).stderr
     filler.unlink()
-    late = (
-        "import lrgenome.tasks.setup as setup\n"
-        "setup.free_disk = lambda folder: 1 << 40\n"
-    )  # fmt: skip
+    late = "import lrgenome.tasks.setup as setup; setup.free_disk = lambda folder: 1 << 40"
     fill(small_disk, MEGABYTE)
     said = run(*args, code=3, before=late).stderr
     assert f"temporary store in {small_disk}: No space left on device" in said and "--tmpdir" in said
@@ -130,19 +119,11 @@ def test_fetching_to_a_full_disk(run, jobs, small_disk):
 
 def test_a_disk_that_no_longer_answers(lrgenome, jobs, tiny_model, monkeypatch):
     """An error of input and output in the middle of a write, as from a network file system."""
-    write, count = os.ftruncate, []
 
     def fail(*args):
-        count.append(1)
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", fail)
     said = lrgenome(*jobs.job("score-vcf.tsv", tiny_model), code=3).stderr
-    assert "Input/output error (EIO)" in said.splitlines()[-1] and count and write is os.ftruncate
+    assert "Input/output error (EIO)" in said.splitlines()[-1]
     assert not jobs.out("score-vcf.tsv").exists()
-
-
-def test_no_space_is_checked_by_the_shell_too(jobs):
-    """/dev/full, as a whole program."""
-    done = subprocess.run("printf x > /dev/full", shell=True, capture_output=True)
-    assert done.returncode != 0

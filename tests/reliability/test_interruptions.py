@@ -58,7 +58,8 @@ def test_a_folder_is_gone_on_with_after_sigterm(start, run, jobs, tiny_model, wh
 
 
 @pytest.mark.parametrize(
-    ("number", "word"), [(signal.SIGHUP, "hung up"), (signal.SIGXCPU, "out of CPU time"), (signal.SIGINT, "interrupted")]
+    ("number", "word"),
+    [(signal.SIGHUP, "hung up"), (signal.SIGXCPU, "out of CPU time"), (signal.SIGINT, "interrupted")],
 )
 def test_what_else_ends_a_run(start, run, jobs, tiny_model, whole, number, word):
     command = stopped(start, jobs, tiny_model, "score-vcf.tsv", number)
@@ -110,7 +111,7 @@ def test_a_reader_that_leaves_early(start, jobs, args):
     reader, writer = os.pipe()
     os.close(reader)
     name = jobs.folder / "v.many.tsv"
-    name.write_text("name\tpath\n" + "".join(f"set{i}\tv.{i}.fa\n" for i in range(20_000)))
+    name.write_text("name\tkind\tpath\n" + "".join(f"set{i}\tgenome\tv.{i}.fa\n" for i in range(20_000)))
     try:
         command = start(*(arg.format(name) for arg in args), stdout=writer)
     finally:
