@@ -67,7 +67,7 @@ def examples(page: Path) -> list[Example]:
 def run(command: str, folder: Path, environment: dict[str, str], *, log: bool = False) -> str:
     """Run a block of bash in a folder and return what it prints; `log` adds standard error."""
     result = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
+        ["bash", "-eu", "-c", command], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if log else subprocess.PIPE,
     )  # fmt: skip
     if result.returncode:
