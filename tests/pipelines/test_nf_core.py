@@ -92,6 +92,7 @@ def test_scores_in_shards_are_gathered(task, shell, whole, tmp_path):
     assert status.name == "test.status_mqc.json"
 
 
+@pytest.mark.long
 def test_embeddings_in_one_shard_are_joined(task, whole):
     task.stage(FASTA, *FASTA.parent.glob(f"{FASTA.name}.*"))
     found = task.run(
@@ -104,6 +105,7 @@ def test_embeddings_in_one_shard_are_joined(task, whole):
         assert (mine["embeddings"][:] == theirs["embeddings"][:]).all()
 
 
+@pytest.mark.long
 def test_an_error_of_the_tool_is_that_of_the_task(task):
     """So that `errorStrategy` sees it: 130 to 145 are retried, 3 is not."""
     task.stage(VCF, FASTA)

@@ -52,3 +52,39 @@ def test_more_shards_than_records(lrgenome, tmp_path, end):
         pysam.tabix_index(str(tmp_path / f"joined.{end}"), preset="vcf")
         with pysam.VariantFile(str(tmp_path / f"joined.{end}")) as file:
             assert sum(1 for _ in file.fetch("20")) == 3
+
+
+def test_joined_shards_are_bgzf_with_one_header(lrgenome, whole, tmp_path):
+    """Blocks of all parts, and end markers between them, which readers skip; the table of a whole run."""
+    parts = []
+    for i in (1, 2, 3):
+        lrgenome(*SCORE, "-q", "-o", tmp_path / f"{i}.tsv.gz", "--shard", f"{i}-of-3")
+        parts.append((tmp_path / f"{i}.tsv.gz").read_bytes())
+    joined = b"".join(parts)
+    (tmp_path / "joined.tsv.gz").write_bytes(joined)
+    at, seen = 0, 0
+    while at < len(joined):
+        assert joined[at : at + 4] == b"\x1f\x8b\x08\x04" and joined[at + 12 : at + 14] == b"BC"
+        at += int.from_bytes(joined[at + 16 : at + 18], "little") + 1
+        seen += 1
+    assert at == len(joined) and seen == 6
+    text = text_of(tmp_path / "joined.tsv.gz")
+    assert text == (whole / "scores.tsv").read_bytes() and text.count(b"#CHROM") == 1
+    pysam.tabix_index(str(tmp_path / "joined.tsv.gz"), seq_col=0, start_col=1, end_col=1)
+    with pysam.TabixFile(str(tmp_path / "joined.tsv.gz")) as table:
+        assert len(list(table.fetch("20", 1_373_825, 1_373_845))) == 60
+
+
+@pytest.mark.parametrize(("end", "how"), [("vcf.gz", "--naive -Oz"), ("bcf", "--no-version -Ob")])
+def test_variants_of_shards_are_joined_by_bcftools(lrgenome, whole, shell, tmp_path, end, how):
+    """Each with a header; byte for byte where lines are kept."""
+    for i in (1, 2, 3):
+        out = tmp_path / f"{i}.{end}"
+        lrgenome(*SCORE, "-q", "-o", out, "--shard", f"{i}-of-3", "--header", "always")
+    shell(f"bcftools concat {how} -o joined.{end} 1.{end} 2.{end} 3.{end}; bcftools index joined.{end}", tmp_path)
+    if end == "vcf.gz":
+        assert text_of(tmp_path / "joined.vcf.gz") == (whole / "scores.vcf").read_bytes()
+    with pysam.VariantFile(str(tmp_path / f"joined.{end}")) as ours:
+        with pysam.VariantFile(str(whole / "scores.vcf")) as theirs:
+            assert [str(r) for r in ours] == [str(r) for r in theirs]
+        assert sum(1 for _ in ours.fetch("20", 1_600_000, 1_700_000)) == 1

@@ -41,6 +41,7 @@ def run(environment, tmp_path):
     return go
 
 
+@pytest.mark.long
 def test_a_wrapper_scores(run):
     folder = run("score-vcf", "scores/cohort.vcf.gz")
     with pysam.VariantFile(str(folder / "scores" / "cohort.vcf.gz")) as file:
