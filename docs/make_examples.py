@@ -27,6 +27,7 @@ _BLOCK = re.compile(
 # Lines of the log that depend on the machine alone: of a first run, and of one that takes more than 30 seconds.
 _NOT_SHOWN = re.compile(r" INFO (compiled \d+ CPU kernels|[\w-]+: [\d,]+ \w+ of [\d,]+)")
 _TIME = re.compile(r"\d\d:\d\d:\d\d")
+_CHUNK = re.compile(r"##chunk=\d+")  # by the cache of the CPU
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 RELATIVE = 0.02
 ABSOLUTE = {
@@ -154,7 +155,7 @@ def differences(got: str, shown: str) -> list[str]:
 
 def alike(left: str, right: str, column: str) -> bool:
     """Tell whether two words are the same, but for times and the last digits of numbers."""
-    if left == right or (_TIME.fullmatch(left) and _TIME.fullmatch(right)):
+    if left == right or all(map(_TIME.fullmatch, (left, right))) or all(map(_CHUNK.fullmatch, (left, right))):
         return True
     x, y = number(left), number(right)
     if x is None or y is None:

@@ -35,14 +35,19 @@ ONLY_PARSED = {
     r"torchrun ": "many processes, many GPUs, and a cluster",
 }
 CLUSTER = ("#!/bin/bash", "#SBATCH", "export ", "head=$(scontrol", "srun ")
+# Pages whose runs take long, for their figures and intervals; all of their commands are parsed in any case.
+LONG = ("docs/extrapolation.md",)
 RUN_BY_SHELL = ("grep", "head", "column", "cut", "ls", "cat", "printf")
 
 
-def pages() -> list[tuple[str, list[Block]]]:
+def pages() -> list[object]:
     """Return the blocks of each page that are no examples: those have their own test."""
     own = {(example.page, example.line) for page in make_examples.pages() for example in make_examples.examples(page)}
     ours = [block for block in blocks("bash") if (ROOT / block.page, block.line) not in own]
-    return [(page, list(group)) for page, group in groupby(ours, key=lambda block: block.page)]
+    return [
+        pytest.param(page, list(group), id=page, marks=[pytest.mark.long] if page in LONG else [])
+        for page, group in groupby(ours, key=lambda block: block.page)
+    ]
 
 
 def smaller(statement: str) -> str:
@@ -53,7 +58,7 @@ def smaller(statement: str) -> str:
     return " ".join([statement, *added])
 
 
-@pytest.mark.parametrize(("page", "own"), pages(), ids=[page for page, _ in pages()])
+@pytest.mark.parametrize(("page", "own"), pages())
 def test_commands_of_a_page(page, own, tiny_model, among, reader, inside, small_presets):
     folder = None
     for block in own:
@@ -99,6 +104,18 @@ def check(
         make_examples.run(smaller(statement), folder, reader)
     else:
         pytest.fail(f"no rule covers {where}")
+
+
+def test_every_command_parses(among, inside):
+    """As it stands, with the real options; files that a page makes on the way are not looked for."""
+    inside(among("all"))
+    found = [(block, line) for block in blocks("bash") for line in statements(block.text) if "lrgenome " in line]
+    assert len(found) > 40
+    for block, line in found:
+        arguments = words(line.replace("-f ...", "-f GRCh37.fa").split("|")[0])
+        arguments = arguments[arguments.index("lrgenome") + 1 :]
+        wrong = parse([word.replace("demo/manifest.tsv", "data_manifest.tsv") for word in arguments])
+        assert not wrong, f"{block.page}, line {block.line}: {line}\n{wrong}"
 
 
 def test_commands_in_lines_of_text(among, inside):

@@ -22,8 +22,9 @@ def kind(word: str) -> str:
     """Say what a word is, where another model would give another one; else the word."""
     if make_examples.number(word) is not None or word == ".":
         return "number"
-    if make_examples._TIME.fullmatch(word):
-        return "time"
+    for name, pattern in (("time", make_examples._TIME), ("chunk", make_examples._CHUNK)):
+        if pattern.fullmatch(word):
+            return name
     return "bases" if _BASES.fullmatch(word) else word
 
 
@@ -85,5 +86,6 @@ def test_differences_are_found():
         assert len(differences(table, table.replace(old, new))) == 1
     assert "lines" in differences(table, table + "20 1\n")[0]
     assert alike("10:00:01", "23:59:59", "") and not alike("10:00:01", "soon", "")
+    assert alike("##chunk=4096", "##chunk=8192", "") and not alike("##chunk=4096", "##strand=both", "")
     assert not differences("expected_seconds\t84\n", "expected_seconds\t12\n")
     assert differences("alleles\t84\n", "alleles\t12\n")
