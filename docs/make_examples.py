@@ -1,14 +1,16 @@
 """Run the examples of README.md and of the pages, and write what they print into them.
 
-An example is a block of bash with a marker behind it: ``<!-- run -->``, it is only run, for what comes later;
+An example is a block of bash or Python with a marker behind it: ``<!-- run -->``, it is only run, for what comes later;
 ``<!-- output -->``, a block of text follows with what it printed; ``<!-- output: log -->``, with its log too. The
-examples of a page run in their order, in a folder of their own, with the embedded model on one thread.
+examples of a page run in their order, in a folder of their own, with the embedded model on one thread; those in Python
+in one session.
 
 ``python docs/make_examples.py [PAGE]...`` runs them and writes the pages; ``--check`` compares, and exits with 1 where
 a page says something else. Numbers may differ as they do between machines; times and speeds are not compared.
 """
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -20,7 +22,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 _BLOCK = re.compile(
-    r"^```bash\n(?P<command>(?:(?!```).*\n)*)```\n\n<!-- (?P<marker>run|output|output: log) -->\n"
+    r"^```(?P<language>bash|python)\n(?P<command>(?:(?!```).*\n)*)```\n\n<!-- (?P<marker>run|output|output: log) -->\n"
     r"(?:```text\n(?P<shown>(?:(?!```).*\n)*)```\n)?",
     re.MULTILINE,
 )
@@ -39,11 +41,23 @@ FORBIDDEN = ("pip", "pip3", "conda", "mamba", "make", "git", "curl", "wget", "su
 UNCOMPARED = {"seconds", "seconds_per_window", "bp_per_s", "host_bytes", "gb", "expected_seconds", "bp/s"}
 
 
+# Runs a block a line, and answers what it printed; the names of one are there for the next.
+_SESSION = """
+import contextlib, io, json, sys
+names = {}
+for line in sys.stdin:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(json.loads(line), "example", "exec"), names)
+    print(json.dumps(printed.getvalue()), flush=True)
+"""
+
+
 class Example(NamedTuple):
-    """A block of bash, and what a page says that it prints."""
+    """A block of bash or Python, and what a page says that it prints."""
 
     page: Path
     line: int
+    language: str
     command: str
     marker: str
     """run, output, or output: log."""
@@ -60,7 +74,7 @@ def examples(page: Path) -> list[Example]:
     """Return the examples of a page in their order."""
     text = page.read_text(encoding="utf-8")
     return [
-        Example(page, text.count("\n", 0, found.start()) + 1, found["command"], found["marker"], found["shown"])
+        Example(page, text.count("\n", 0, found.start()) + 1, *found.group("language", "command", "marker", "shown"))
         for found in _BLOCK.finditer(text)
     ]
 
@@ -104,8 +118,24 @@ def printed(page: Path) -> Iterator[tuple[Example, str]]:
     with tempfile.TemporaryDirectory() as temporary:
         folder, around = Path(temporary) / "work", environment(Path(temporary))
         folder.mkdir()
-        for example in examples(page):
-            yield example, run(example.command, folder, around, log=example.marker.endswith("log"))
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        python = [sys.executable, "-c", _SESSION]
+        session = None
+        try:
+            for example in examples(page):
+                if example.language == "bash":
+                    yield example, run(example.command, folder, around, log=example.marker.endswith("log"))
+                    continue
+                session = session or subprocess.Popen(python, cwd=folder, env=around, text=True, **pipes)
+                assert session.stdin is not None and session.stdout is not None
+                session.stdin.write(json.dumps(example.command) + "\n")
+                session.stdin.flush()
+                if not (answer := session.stdout.readline()):
+                    raise RuntimeError(f"{page.name}, line {example.line}: ended with an error")
+                yield example, tidy(json.loads(answer))
+        finally:
+            if session is not None:
+                session.communicate()
 
 
 def rewrite(page: Path) -> None:
@@ -117,7 +147,7 @@ def rewrite(page: Path) -> None:
 
     def with_output(found: re.Match[str]) -> str:
         text = next(outputs)
-        head = f"```bash\n{found['command']}```\n\n<!-- {found['marker']} -->\n"
+        head = f"```{found['language']}\n{found['command']}```\n\n<!-- {found['marker']} -->\n"
         return head if found["marker"] == "run" else f"{head}```text\n{text}```\n"
 
     page.write_text(_BLOCK.sub(with_output, before), encoding="utf-8")

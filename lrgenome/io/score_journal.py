@@ -13,7 +13,7 @@ from lrgenome.io.score_table import KEY_COLUMNS, SCORE_COLUMNS, TOOL_PREFIX, pai
 from lrgenome.io.vcf import VcfRecord, to_bytes
 
 _TOOL = TOOL_PREFIX.encode()
-_SCORE = re.compile(rb"\.|-?[0-9.]+(?:e[-+][0-9]+)?|-?inf")
+_SCORE = re.compile(rb"\.|-?(?:[0-9]+(?:\.[0-9]+)?(?:e[-+][0-9]+)?|inf)")
 _STATUSES = frozenset(status.encode() for status in STATUSES)
 
 

@@ -12,7 +12,11 @@ from make_examples import ROOT, alike, differences
 from .blocks import SHELL, statements, words
 from .conftest import invoke
 
-PAGES = [page for page in make_examples.pages() if make_examples.examples(page)]
+LANGUAGES = {
+    page: {example.language for example in make_examples.examples(page)} for page in make_examples.pages()
+}
+PAGES = [page for page, languages in LANGUAGES.items() if "bash" in languages]
+IN_PYTHON = [page for page, languages in LANGUAGES.items() if languages == {"python"}]
 LONG = "--context 1Mbp"
 _MODEL = re.compile(r"\b(?:hawk-mini|tiny|[0-9a-f]{64})\b")
 _BASES = re.compile(r"[ACGT]+")
@@ -68,6 +72,18 @@ def test_values_of_the_first_example(tmp_path):
     assert example.shown is not None
     shown = [line for line in example.shown.splitlines() if re.match(r"#CHROM|20 +137382[67] ", line)]
     assert len(printed) == len(shown) == 7 and not differences("\n".join(printed), "\n".join(shown))
+
+
+@pytest.mark.parametrize("page", IN_PYTHON, ids=[page.stem for page in IN_PYTHON])
+def test_values_of_examples_in_python(page):
+    """With the embedded model: in one session, as a reader types them."""
+    pytest.importorskip("tangermeme")
+    for example, text in make_examples.printed(page):
+        assert not differences(text, example.shown or ""), f"{page.name}, line {example.line}"
+
+
+def test_the_page_of_the_api_is_in_python():
+    assert [page.stem for page in IN_PYTHON] == ["api"]
 
 
 @pytest.mark.long

@@ -172,7 +172,9 @@ def fasta(data: bytes) -> dict[str, str]:
                 raise Refused("letters")
             found[name].append(bases)
     table = bytes(c if c in b"ACGT" else ord("N") for c in range(256))
-    joined = {name: b"".join(parts).upper().replace(b"U", b"T").translate(table).decode() for name, parts in found.items()}
+    joined = {
+        name: b"".join(parts).upper().replace(b"U", b"T").translate(table).decode() for name, parts in found.items()
+    }
     return {name: bases for name, bases in joined.items() if bases}
 
 

@@ -43,9 +43,13 @@ class Worker:
         if self._process is None:
             self._read = b""
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.fuzz.worker", str(self._shared or "")], cwd=ROOT,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment(),
-            )  # fmt: skip
+                [sys.executable, "-m", "tests.fuzz.worker", str(self._shared or "")],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=_environment(),
+            )
             assert self._line(120) == "ready"
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(case).encode() + b"\n")
@@ -64,7 +68,12 @@ class Worker:
                 code = self._process.wait(1)
             except subprocess.TimeoutExpired:
                 self.close()
-                return {**json.loads(started), "target": json.loads(started)["started"], "outcome": "hang", "detail": f"over {self._limit} s"}
+                return {
+                    **json.loads(started),
+                    "target": json.loads(started)["started"],
+                    "outcome": "hang",
+                    "detail": f"over {self._limit} s",
+                }
         self.close()
         return {"target": json.loads(started)["started"], "outcome": "crash", "detail": f"exit status {code}"}
 
@@ -116,7 +125,12 @@ def minimise(worker: Worker, family: str, name: str, folder: Path, outcome: str)
 
 
 def fuzz(
-    families: list[str], mutants: int, seed: int, shared: Path | None, save: Path | None, report: Callable[[str], None] = print
+    families: list[str],
+    mutants: int,
+    seed: int,
+    shared: Path | None,
+    save: Path | None,
+    report: Callable[[str], None] = print,
 ) -> tuple[dict[str, Counter[str]], list[str]]:
     """Run so many cases of each family; returns counts of outcomes, and a line for each that failed."""
     counts: dict[str, Counter[str]] = {}
@@ -153,13 +167,18 @@ def fuzz(
 
 def table(counts: dict[str, Counter[str]]) -> str:
     """Write the counts as a table."""
-    lines = ["| reader | mutants | right answers | clean errors | read, not checked | findings |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| reader | mutants | right answers | clean errors | read, not checked | findings |",
+        "|---|---|---|---|---|---|",
+    ]
     whole: Counter[str] = Counter()
     for count in counts.values():
         whole += count
     for family, count in {**counts, "all": whole}.items():
         bad = count.total() - sum(count[name] for name in FINE)
-        lines.append(f"| {family} | {count.total()} | {count['right']} | {count['clean']} | {count['unchecked']} | {bad} |")
+        lines.append(
+            f"| {family} | {count.total()} | {count['right']} | {count['clean']} | {count['unchecked']} | {bad} |"
+        )
     return "\n".join(lines)
 
 
@@ -175,7 +194,9 @@ def main() -> int:
     began = time.perf_counter()
     counts, findings = fuzz(options.families, options.mutants, options.seed, options.shared, options.save)
     print(table(counts))
-    print(f"{sum(c.total() for c in counts.values())} mutants in {time.perf_counter() - began:.0f} s, seed {options.seed}")
+    print(
+        f"{sum(c.total() for c in counts.values())} mutants in {time.perf_counter() - began:.0f} s, seed {options.seed}"
+    )
     return 1 if findings else 0
 
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import lrgenome
+
 from .mutate import Mutation, mutated
 from .oracles import Refused, Unchecked
 
 Files = dict[str, bytes]
+DEMO = Path(lrgenome.__file__).parent / "assets" / "demo"
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,12 @@ def difference(given: Any, expected: Any) -> str:
         key = next(key for key in given if given[key] != expected[key])
         return f"{str(key)[:40]}: {difference(given[key], expected[key])}"
     if isinstance(given, list | tuple | str | bytes) and type(given) is type(expected):
-        at = next((i for i, (a, b) in enumerate(zip(given, expected, strict=False)) if a != b), min(len(given), len(expected)))
+        at = next(
+            (i for i, (a, b) in enumerate(zip(given, expected, strict=False)) if a != b), min(len(given), len(expected))
+        )
         if isinstance(given, str | bytes):
-            return f"at {at} of {len(given)} and {len(expected)}: {given[at:at + 30]!r}, expected {expected[at:at + 30]!r}"
+            here, there = given[at : at + 30], expected[at : at + 30]
+            return f"at {at} of {len(given)} and {len(expected)}: {here!r}, expected {there!r}"
         pair = [repr(side[at])[:200] if at < len(side) else "nothing" for side in (given, expected)]
         return f"entry {at} of {len(given)} and {len(expected)}: got {pair[0]}, expected {pair[1]}"
     return f"got {repr(given)[:200]}, expected {repr(expected)[:200]}"

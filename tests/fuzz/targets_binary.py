@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from . import oracles
-from .mutate import BYTES, TEXT, change_field, change_json, change_lines, change_safetensors, zero_span
+from .mutate import BYTES, TEXT, change_field, change_lines, zero_span
+from .mutate_formats import change_json, change_safetensors
 from .targets import Files, Target
+from .targets_text import vcf_texts
 
 
 def _nothing(files: Files) -> Any:
@@ -30,7 +32,9 @@ def tiny_hawk() -> Any:
     from lrgenome.config import HawkConfig
     from lrgenome.models.families import build
 
-    model = build(HawkConfig(layers=2, width=16, recurrent_width=32, heads=2, mlp_width=24, half_life_max=200.0), seed=5)
+    model = build(
+        HawkConfig(layers=2, width=16, recurrent_width=32, heads=2, mlp_width=24, half_life_max=200.0), seed=5
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
@@ -46,8 +50,21 @@ def _head() -> Any:
     from lrgenome.config.head import HeadConfig
     from lrgenome.models.heads import Head
 
-    return Head(HeadConfig(kind="labels", outputs=("a", "b"), width=16, variants=True, context=100, hidden=(8,), pool="attention",
-                           bin_size=10, tissue="embedding", tissues=("x", "y"), distance=True))  # fmt: skip
+    return Head(
+        HeadConfig(
+            kind="labels",
+            outputs=("a", "b"),
+            width=16,
+            variants=True,
+            context=100,
+            hidden=(8,),
+            pool="attention",
+            bin_size=10,
+            tissue="embedding",
+            tissues=("x", "y"),
+            distance=True,
+        )
+    )
 
 
 def checkpoints(shared: Path | None) -> Iterator[Target]:
@@ -82,18 +99,25 @@ def checkpoints(shared: Path | None) -> Iterator[Target]:
         torch.manual_seed(0)
         save_head(_head(), folder / "own")
         tuned = _all(folder / "own")
-        published, transformer = published_settings(8, 2, rcps=True), make_settings(layers=2, width=24, heads=3, mlp_width=20)
+        published, transformer = (
+            published_settings(8, 2, rcps=True),
+            make_settings(layers=2, width=24, heads=3, mlp_width=20),
+        )
         state = published_state(published, 0, dtype=torch.float32)
         made_of: dict[str, Files] = {}
         for name, settings, tensors in (
-            ("caduceus", published, state), ("transformer", transformer, random_tensors(transformer)),
-        ):  # fmt: skip
+            ("caduceus", published, state),
+            ("transformer", transformer, random_tensors(transformer)),
+        ):
             (folder / name).mkdir()
             save_file({key: t.contiguous() for key, t in tensors.items()}, folder / name / "model.safetensors")
             (folder / name / "config.json").write_text(json.dumps(settings))
             made_of[name] = _all(folder / name)
         torch.save(state, folder / "pytorch_model.bin")
-        pickled = {"config.json": made_of["caduceus"]["config.json"], "pytorch_model.bin": (folder / "pytorch_model.bin").read_bytes()}
+        pickled = {
+            "config.json": made_of["caduceus"]["config.json"],
+            "pytorch_model.bin": (folder / "pytorch_model.bin").read_bytes(),
+        }
         names = sorted(state)
         parts = {f"model-{i + 1:05}-of-00002.safetensors": names[i::2] for i in range(2)}
         split: Files = {"config.json": pickled["config.json"]}
@@ -120,19 +144,34 @@ def checkpoints(shared: Path | None) -> Iterator[Target]:
     tensors_too = (*[change_safetensors] * 8, *BYTES)
     settings_too = (*[change_json] * 12, *BYTES)
     yield Target(
-        "checkpoint", "own", own, {"model.safetensors": tensors_too, "config.json": settings_too}, read, expect,
-    )  # fmt: skip
+        "checkpoint",
+        "own",
+        own,
+        {"model.safetensors": tensors_too, "config.json": settings_too},
+        read,
+        expect,
+    )
     yield Target(
-        "checkpoint", "tuned", tuned, {"head.safetensors": tensors_too, "config.json": settings_too},
-        lambda f: _weights(load_model(f).head.state_dict().items()) if load_model(f).head else {}, _nothing,  # type: ignore[union-attr]
-    )  # fmt: skip
+        "checkpoint",
+        "tuned",
+        tuned,
+        {"head.safetensors": tensors_too, "config.json": settings_too},
+        lambda f: _weights(load_model(f).head.state_dict().items()) if load_model(f).head else {},
+        _nothing,  # type: ignore[union-attr]
+    )
     for name, files in made_of.items():
-        yield Target("published", name, files, {"model.safetensors": tensors_too, "config.json": settings_too}, read, _nothing)
+        yield Target(
+            "published", name, files, {"model.safetensors": tensors_too, "config.json": settings_too}, read, _nothing
+        )
     yield Target("published", "pickle", pickled, {"pytorch_model.bin": (*BYTES, zero_span)}, read, _nothing)
     yield Target(
-        "published", "several files", split,
-        {"model.safetensors.index.json": settings_too, **dict.fromkeys(parts, tensors_too)}, read, _nothing,
-    )  # fmt: skip
+        "published",
+        "several files",
+        split,
+        {"model.safetensors.index.json": settings_too, **dict.fromkeys(parts, tensors_too)},
+        read,
+        _nothing,
+    )
     inside = "snapshot-000000007/"
 
     def resume(folder: Path) -> int:
@@ -149,19 +188,35 @@ def checkpoints(shared: Path | None) -> Iterator[Target]:
 
     kinds = {f"{inside}state.safetensors": tensors_too, f"{inside}identity.json": settings_too}
     yield Target("snapshot", "resume", snapshot, kinds, resume, _nothing)
-    yield Target("snapshot", "weights", snapshot, kinds, lambda f: _weights(load_weights(f).named_parameters()), _nothing)
+    yield Target(
+        "snapshot", "weights", snapshot, kinds, lambda f: _weights(load_weights(f).named_parameters()), _nothing
+    )
 
 
-ATTRS = {"model": "toy", "sha256": "0" * 64, "layer": 3, "pool": "mean", "bin_size": 1024, "context": 100_000, "stride": 0}
+ATTRS = {
+    "model": "toy",
+    "sha256": "0" * 64,
+    "layer": 3,
+    "pool": "mean",
+    "bin_size": 1024,
+    "context": 100_000,
+    "stride": 0,
+}
 ROWS = 60
 
 
 def _rows(low: int, high: int) -> dict[str, Any]:
     number = np.arange(low, high)
     values = np.sin(number[:, None] + np.arange(4) / 7).astype(np.float32)
-    return {"embeddings": values, "chrom": [("chr1", "chr2")[i // 30] for i in number], "start": number * 1024,
-            "end": number * 1024 + 1024, "strand": ["."] * len(number), "name": [f"r{i}" for i in number],
-            "n_frac": number / 1000}  # fmt: skip
+    return {
+        "embeddings": values,
+        "chrom": [("chr1", "chr2")[i // 30] for i in number],
+        "start": number * 1024,
+        "end": number * 1024 + 1024,
+        "strand": ["."] * len(number),
+        "name": [f"r{i}" for i in number],
+        "n_frac": number / 1000,
+    }
 
 
 def _write_rows(path: Path, *, resume: bool, stop: int = ROWS) -> None:
@@ -169,7 +224,9 @@ def _write_rows(path: Path, *, resume: bool, stop: int = ROWS) -> None:
 
     hdf5.CHUNK_BYTES = 256  # 16 rows of 4 values a block
     try:
-        writer = hdf5.EmbeddingWriter(path, width=4, rows=ROWS, attrs=ATTRS, contigs={"chr1": 10**6, "chr2": 5 * 10**5}, resume=resume)
+        writer = hdf5.EmbeddingWriter(
+            path, width=4, rows=ROWS, attrs=ATTRS, contigs={"chr1": 10**6, "chr2": 5 * 10**5}, resume=resume
+        )
         try:
             for low in range(writer.rows_done, stop, 20):
                 writer.append(**_rows(low, min(stop, low + 20)))
@@ -186,7 +243,9 @@ def _read_rows(path: Path, **more: Any) -> dict[str, Any]:
 
     with read_embeddings(path, **more) as rows:
         n = len(rows)
-        columns = {name: getattr(rows, name)[:n].tolist() for name in ("chrom", "start", "end", "strand", "name", "n_frac")}
+        columns = {
+            name: getattr(rows, name)[:n].tolist() for name in ("chrom", "start", "end", "strand", "name", "n_frac")
+        }
         return {"embeddings": rows.embeddings[:n].tobytes(), **columns, "attrs": rows.attrs, "contigs": rows.contigs}
 
 
@@ -229,8 +288,6 @@ def journals(shared: Path | None) -> Iterator[Target]:
     from lrgenome.io.scores import ScoreJournal, ScoreRow, format_rows, header_text, publish_scores, read_scores
     from lrgenome.io.vcf import open_variants
 
-    from .targets_text import vcf_texts
-
     text = vcf_texts(shared)["demo"]
     header = header_text({"model": "toy", "context": 12_000}, no_version=True)
 
@@ -265,7 +322,9 @@ def journals(shared: Path | None) -> Iterator[Target]:
         keys = [line.split(b"\t")[:5] for line in table.splitlines()]
         # A line without an end is done again.
         lines = files["o.tsv.partial"].split(b"\n")[:-1]
-        if [line.split(b"\t")[:5] for line in lines] == keys[: len(lines)] and lines != table.splitlines()[: len(lines)]:
+        if [line.split(b"\t")[:5] for line in lines] == keys[: len(lines)] and lines != table.splitlines()[
+            : len(lines)
+        ]:
             for line in lines[5:]:
                 for cell in line.split(b"\t")[5:10]:
                     if cell != b".":
@@ -276,6 +335,14 @@ def journals(shared: Path | None) -> Iterator[Target]:
             raise oracles.Unchecked
         return table
 
-    yield Target("journal", "resume", {"o.tsv.partial": partial, "v.vcf": text},
-                 {"o.tsv.partial": (*TEXT, *[zero_span] * 3, change_field, change_lines)}, resumed, expect)  # fmt: skip
-    yield Target("journal", "read", {"s.tsv": table}, {"s.tsv": TEXT}, lambda f: len(list(read_scores(f / "s.tsv"))), _nothing)
+    yield Target(
+        "journal",
+        "resume",
+        {"o.tsv.partial": partial, "v.vcf": text},
+        {"o.tsv.partial": (*TEXT, *[zero_span] * 3, change_field, change_lines)},
+        resumed,
+        expect,
+    )
+    yield Target(
+        "journal", "read", {"s.tsv": table}, {"s.tsv": TEXT}, lambda f: len(list(read_scores(f / "s.tsv"))), _nothing
+    )

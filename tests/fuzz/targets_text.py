@@ -1,4 +1,4 @@
-"""Readers of VCF, BCF, FASTA, BED, tables and manifests."""
+"""Readers of VCF, BCF, BED, tables and manifests."""
 
 import gzip
 import tempfile
@@ -10,15 +10,13 @@ import lrgenome
 from lrgenome.config.head import KINDS
 
 from . import oracles
-from .mutate import (
-    BYTES, TEXT, Mutation, bgzip, change_blocks, change_fai, change_field, change_gzi, change_json, change_lines, inside,
-)  # fmt: skip
-from .targets import Files, Target
-
-DEMO = Path(lrgenome.__file__).parent / "assets" / "demo"
+from .mutate import BYTES, TEXT, Mutation, change_field, change_lines
+from .mutate_formats import bgzip, by_text, change_blocks, change_json
+from .targets import DEMO, Files, Target
+from .targets_genome import fasta_texts
 
 
-def _text(path: Path) -> bytes:
+def text_in(path: Path) -> bytes:
     data = path.read_bytes()
     return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
 
@@ -32,25 +30,10 @@ def _first(data: bytes, records: int) -> bytes:
 
 def vcf_texts(shared: Path | None) -> dict[str, bytes]:
     """Real VCF files, shortened."""
-    texts = {"demo": _text(DEMO / "demo.vcf"), "promoter": _first(_text(DEMO / "promoter.vcf"), 60)}
+    texts = {"demo": text_in(DEMO / "demo.vcf"), "promoter": _first(text_in(DEMO / "promoter.vcf"), 60)}
     if shared is not None:
         names = ("1000genomes.chr20_1-2Mb.b37", "clinvar.b37", "vt_indels.chr20.b37")
-        texts |= {name.split(".")[0]: _first(_text(shared / "variants" / f"{name}.vcf.gz"), 200) for name in names}
-    return texts
-
-
-def fasta_texts(shared: Path | None) -> dict[str, bytes]:
-    """Real FASTA, shortened: lines of 60 bases, several contigs, gaps and lower case."""
-    whole = gzip.decompress((DEMO / "GRCh37.chr20.first-2Mbp.fa.gz").read_bytes())
-    lines = [line for line in whole.splitlines()[1:] if line]
-    texts = {"demo": b">20 first\n" + b"\n".join(lines[900:2400]) + b"\n>second\n" + b"\n".join(lines[5000:5040]) + b"\n"}
-    if shared is not None:
-        texts["mt"] = gzip.decompress((shared / "genomes" / "homo_sapiens.rCRS.fa.gz").read_bytes())
-        yeast = gzip.decompress((shared / "genomes" / "saccharomyces_cerevisiae.R64-1-1.fa.gz").read_bytes())
-        parts = [b">" + contig[:15_000].rpartition(b"\n")[0] + b"\n" for contig in yeast.split(b">")[1:]]
-        texts["yeast"] = b"".join(parts)
-        loci = gzip.decompress((shared / "genomes" / "homo_sapiens.GRCh37.loci.fa.gz").read_bytes())
-        texts["loci"] = b"".join(b">" + contig[:4_000].rpartition(b"\n")[0] + b"\n" for contig in loci.split(b">")[1:40])
+        texts |= {name.split(".")[0]: _first(text_in(shared / "variants" / f"{name}.vcf.gz"), 200) for name in names}
     return texts
 
 
@@ -60,7 +43,9 @@ def _read_vcf(name: str) -> Any:
     def read(folder: Path) -> list[tuple[Any, ...]]:
         is_bcf = name.endswith("bcf")
         with open_variants(folder / name) as source:
-            found = [(r.chrom, r.pos, r.id, r.ref, r.alts, None if is_bcf else to_bytes(r.line)) for r in source.records()]
+            found = [
+                (r.chrom, r.pos, r.id, r.ref, r.alts, None if is_bcf else to_bytes(r.line)) for r in source.records()
+            ]
             assert [r.number for r in source.records()] == list(range(len(found)))
         return found
 
@@ -76,10 +61,6 @@ def _bcf_of(text: bytes) -> bytes:
         return (Path(folder) / "a.bcf").read_bytes()
 
 
-def _by_text(change: tuple[Mutation, ...], wrap: Any) -> tuple[Mutation, ...]:
-    return tuple(inside(one, wrap) for one in change)
-
-
 def variants(shared: Path | None) -> Iterator[Target]:
     """VCF and BCF in each of their wrappings."""
     for what, text in vcf_texts(shared).items():
@@ -91,111 +72,51 @@ def variants(shared: Path | None) -> Iterator[Target]:
 
         name = "v.vcf"
         wrappings: tuple[tuple[str, bytes, tuple[Mutation, ...]], ...] = (
-            (name, text, TEXT), ("v.vcf.gz", gzip.compress(text, mtime=0), BYTES),
-            ("v.bgz", packed, (*BYTES, *[change_blocks] * 10, *_by_text((change_field, change_lines), cut))),
-            ("v.bcf", bgzip(raw, small), (change_blocks, *_by_text(BYTES, cut))), ("v.raw.bcf", raw, BYTES),
-        )  # fmt: skip
+            (name, text, TEXT),
+            ("v.vcf.gz", gzip.compress(text, mtime=0), BYTES),
+            ("v.bgz", packed, (*BYTES, *[change_blocks] * 10, *by_text((change_field, change_lines), cut))),
+            ("v.bcf", bgzip(raw, small), (change_blocks, *by_text(BYTES, cut))),
+            ("v.raw.bcf", raw, BYTES),
+        )
         for name, data, mutations in wrappings:
             oracle = oracles.bcf if name.endswith("bcf") else oracles.vcf
             yield Target(
-                "bcf" if name.endswith("bcf") else "vcf", f"{name} {what}", {name: data}, {name: mutations}, _read_vcf(name),
-                lambda files, name=name, oracle=oracle: oracle(files[name]), strict=not name.endswith("bcf"),
-            )  # fmt: skip
-
-
-def _read_fasta(name: str) -> Any:
-    from lrgenome.dna import decode
-    from lrgenome.io import fasta as module
-
-    def read(folder: Path) -> dict[str, str]:
-        # In blocks much smaller than contigs, as blocks of a megabase are, each read at its own place in the file.
-        before, module._BLOCK = module._BLOCK, 1000
-        try:
-            with module.Fasta(folder / name) as fasta:
-                return {contig: decode(fasta.fetch(contig, 0, length)) for contig, length in fasta.contigs.items()}
-        finally:
-            module._BLOCK = before
-
-    return read
-
-
-def fai_of(text: bytes) -> bytes:
-    """Index of FASTA text whose contigs have lines of one length."""
-    rows, at = [], 0
-    for part in text.split(b">")[1:]:
-        head, _, rest = part.partition(b"\n")
-        bases = rest.split(b"\n", 1)[0]
-        offset = at + 1 + len(head) + 1
-        rows.append(b"%s\t%d\t%d\t%d\t%d\n" % (head.split()[0], len(rest.replace(b"\n", b"")), offset, len(bases), len(bases) + 1))
-        at += 1 + len(part)
-    return b"".join(rows)
-
-
-def gzi_of(packed: bytes) -> bytes:
-    """Index of the blocks of BGZF but the first and the end marker."""
-    import struct
-
-    from .mutate import blocks_of
-
-    pairs, offset, position = [], 0, 0
-    for block in blocks_of(packed):
-        inside_size = struct.unpack("<I", block[-4:])[0]
-        if inside_size and offset:
-            pairs.append((offset, position))
-        offset, position = offset + len(block), position + inside_size
-    return struct.pack("<Q", len(pairs)) + b"".join(struct.pack("<QQ", *pair) for pair in pairs)
-
-
-def genomes(shared: Path | None) -> Iterator[Target]:
-    """FASTA without an index, and with indices that are right, damaged or lie."""
-    for what, text in fasta_texts(shared).items():
-        packed, fai = bgzip(text, 6000), fai_of(text)
-
-        def cut(data: bytes) -> bytes:
-            return bgzip(data, 6000)
-
-        def expect(name: str) -> Any:
-            return lambda files: oracles.fasta(files[name])
-
-        plain: Files = {"g.fa": text, "g.fa.fai": fai}
-        yield Target("fasta", f"plain {what}", {"g.fa": text}, {"g.fa": TEXT}, _read_fasta("g.fa"), expect("g.fa"))
-        yield Target(
-            "fasta", f"plain, indexed {what}", plain, {"g.fa": TEXT, "g.fa.fai": (change_field, change_lines, *BYTES)},
-            _read_fasta("g.fa"), expect("g.fa"), fresh=("g.fa.fai",),
-        )  # fmt: skip
-        yield Target(
-            "fasta index", f".fai {what}", plain, {"g.fa.fai": (*[change_fai] * 5, change_field, change_lines, *BYTES[:2])},
-            _read_fasta("g.fa"), expect("g.fa"), strict=True, fresh=("g.fa.fai",),
-        )  # fmt: skip
-        bgzf: Files = {"g.fa.gz": packed, "g.fa.gz.fai": fai, "g.fa.gz.gzi": gzi_of(packed)}
-        indices = ("g.fa.gz.fai", "g.fa.gz.gzi")
-        yield Target(
-            "fasta", f"BGZF {what}", bgzf, {"g.fa.gz": (*BYTES, *[change_blocks] * 10, *_by_text(TEXT[-6:], cut))},
-            _read_fasta("g.fa.gz"), expect("g.fa.gz"), fresh=indices,
-        )  # fmt: skip
-        yield Target(
-            "fasta index", f".gzi {what}", bgzf, {"g.fa.gz.gzi": (*[change_gzi] * 6, *BYTES), "g.fa.gz.fai": (change_fai,)},
-            _read_fasta("g.fa.gz"), expect("g.fa.gz"), strict=True, fresh=indices,
-        )  # fmt: skip
+                "bcf" if name.endswith("bcf") else "vcf",
+                f"{name} {what}",
+                {name: data},
+                {name: mutations},
+                _read_vcf(name),
+                lambda files, name=name, oracle=oracle: oracle(files[name]),
+                strict=not name.endswith("bcf"),
+            )
 
 
 def intervals(shared: Path | None) -> Iterator[Target]:
     """BED, plain and packed."""
     from lrgenome.io.bed import read_bed
 
-    rows = [line.split(b"\t") for line in _text(DEMO / "promoter.vcf").splitlines() if not line.startswith(b"#")]
-    texts = {"demo": b"track name=x\n" + b"".join(b"20\t%d\t%d\tsnv%d\t0\t%c\n" % (int(r[1]) - 1, int(r[1]), i, b"+-."[i % 3])
-                                                   for i, r in enumerate(rows[:60]))}  # fmt: skip
+    rows = [line.split(b"\t") for line in text_in(DEMO / "promoter.vcf").splitlines() if not line.startswith(b"#")]
+    texts = {
+        "demo": b"track name=x\n"
+        + b"".join(
+            b"20\t%d\t%d\tsnv%d\t0\t%c\n" % (int(r[1]) - 1, int(r[1]), i, b"+-."[i % 3])
+            for i, r in enumerate(rows[:60])
+        )
+    }
     if shared is not None:
-        lines = _text(shared / "labels" / "regulatory_intervals.chr20.b37.tsv.gz").splitlines()[1:150]
+        lines = text_in(shared / "labels" / "regulatory_intervals.chr20.b37.tsv.gz").splitlines()[1:150]
         texts["regulatory"] = b"".join(b"\t".join(line.split(b"\t")[3:6]) + b"\n" for line in lines)
     for what, text in texts.items():
         for name, data, mutations in (("b.bed", text, TEXT), ("b.bed.gz", gzip.compress(text, mtime=0), BYTES)):
             yield Target(
-                "bed", f"{name} {what}", {name: data}, {name: mutations},
+                "bed",
+                f"{name} {what}",
+                {name: data},
+                {name: mutations},
                 lambda folder, name=name: [tuple(one) for one in read_bed(folder / name)],
-                lambda files, name=name: oracles.bed(files[name]), strict=True,
-            )  # fmt: skip
+                lambda files, name=name: oracles.bed(files[name]),
+                strict=True,
+            )
 
 
 def _table_of(text: bytes, rows: int) -> bytes:
@@ -212,7 +133,10 @@ def _rows_of(examples: Any) -> list[tuple[Any, ...]]:
     refs = examples.ref if examples.ref is not None else [""] * len(examples)
     columns = (examples.contig, examples.start, examples.end, refs, alts)
     labels = [repr(float(v)) for v in examples.labels.reshape(len(examples), -1)[:, 0]] if len(examples) else []
-    return [(str(c), int(s), int(e), str(r), str(a), v) for (c, s, e, r, a), v in zip(zip(*columns, strict=True), labels, strict=True)]
+    return [
+        (str(c), int(s), int(e), str(r), str(a), v)
+        for (c, s, e, r, a), v in zip(zip(*columns, strict=True), labels, strict=True)
+    ]
 
 
 def _expected_table(data: bytes) -> list[tuple[Any, ...]]:
@@ -241,33 +165,71 @@ def tables(shared: Path | None) -> Iterator[Target]:
     text = _table_of(vcf_texts(shared)["clinvar" if shared is not None else "promoter"], 80)
     for name, data, mutations in (("t.tsv", text, TEXT), ("t.tsv.gz", gzip.compress(text, mtime=0), BYTES)):
         yield Target(
-            "tables", name, {name: data}, {name: mutations},
+            "tables",
+            name,
+            {name: data},
+            {name: mutations},
             lambda folder, name=name: _rows_of(read_table(folder / name, ["LABEL"])),
             lambda files, name=name: _expected_table(files[name]),
-        )  # fmt: skip
+        )
     if shared is not None:
-        mpra = b"\n".join(_text(shared / "labels" / "mpra_saturation.b37.tsv").splitlines()[:80]) + b"\n"
+        mpra = b"\n".join(text_in(shared / "labels" / "mpra_saturation.b37.tsv").splitlines()[:80]) + b"\n"
         head = mpra.split(b"\n", 1)[0].decode().split("\t")
         label = next(name for name in head if name.lower() == "coefficient")
-        yield Target("tables", "mpra", {"m.tsv": mpra}, {"m.tsv": TEXT},
-                     lambda folder: _rows_of(read_table(folder / "m.tsv", [label], kind=KINDS[-1])), nothing)  # fmt: skip
+        yield Target(
+            "tables",
+            "mpra",
+            {"m.tsv": mpra},
+            {"m.tsv": TEXT},
+            lambda folder: _rows_of(read_table(folder / "m.tsv", [label], kind=KINDS[-1])),
+            nothing,
+        )
     with tempfile.TemporaryDirectory() as made:
         benchmark = Benchmark(Path(made))
         for task, reader in READERS.items():
-            files = {str(p.relative_to(benchmark.folder)): p.read_bytes() for p in sorted(benchmark.folder.rglob("*")) if p.is_file()}
-            wanted = {"vep-eqtl": "causal_eqtl", "vep-clinvar": "coding", "omim": "pathogenic", "bulk-rna": "bulk_rna",
-                      "histone": "chromatin", "dnase": "chromatin", "promoter": "promoter", "enhancer": "enhancer",
-                      "cage": "cage"}[task]  # fmt: skip
+            files = {
+                str(p.relative_to(benchmark.folder)): p.read_bytes()
+                for p in sorted(benchmark.folder.rglob("*"))
+                if p.is_file()
+            }
+            wanted = {
+                "vep-eqtl": "causal_eqtl",
+                "vep-clinvar": "coding",
+                "omim": "pathogenic",
+                "bulk-rna": "bulk_rna",
+                "histone": "chromatin",
+                "dnase": "chromatin",
+                "promoter": "promoter",
+                "enhancer": "enhancer",
+                "cage": "cage",
+            }[task]
             own = {name: data for name, data in files.items() if wanted in name}
             yield Target(
-                "tables", task, own, {name: BYTES if name.endswith("npz") else TEXT for name in own},
-                lambda folder, reader=reader: _rows_of(reader(folder)), nothing,
-            )  # fmt: skip
+                "tables",
+                task,
+                own,
+                {name: BYTES if name.endswith("npz") else TEXT for name in own},
+                lambda folder, reader=reader: _rows_of(reader(folder)),
+                nothing,
+            )
     aliases = b"# alias\tname\nNC_000020.10\t20\nchr20\t20\nNC_012920.1\tMT\n"
-    yield Target("tables", "aliases", {"a.tsv": aliases}, {"a.tsv": TEXT}, lambda folder: read_alias_table(folder / "a.tsv"), nothing)
+    yield Target(
+        "tables",
+        "aliases",
+        {"a.tsv": aliases},
+        {"a.tsv": TEXT},
+        lambda folder: read_alias_table(folder / "a.tsv"),
+        nothing,
+    )
     parquet = _parquet_of(text)
-    yield Target("tables", "parquet", {"t.parquet": parquet}, {"t.parquet": BYTES},
-                 lambda folder: _rows_of(read_table(folder / "t.parquet", ["LABEL"])), nothing)  # fmt: skip
+    yield Target(
+        "tables",
+        "parquet",
+        {"t.parquet": parquet},
+        {"t.parquet": BYTES},
+        lambda folder: _rows_of(read_table(folder / "t.parquet", ["LABEL"])),
+        nothing,
+    )
 
 
 def _parquet_of(text: bytes) -> bytes:
@@ -301,7 +263,14 @@ def manifests(shared: Path | None) -> Iterator[Target]:
         return [entry.name for entry in entries]
 
     yield Target("manifest", "train", {"m.tsv": text}, {"m.tsv": TEXT}, read, nothing)
-    yield Target("manifest", "data sets", {"m.tsv": text}, {"m.tsv": TEXT}, lambda folder: len(read_data_sets(folder / "m.tsv")), nothing)
+    yield Target(
+        "manifest",
+        "data sets",
+        {"m.tsv": text},
+        {"m.tsv": TEXT},
+        lambda folder: len(read_data_sets(folder / "m.tsv")),
+        nothing,
+    )
     fasta = fasta_texts(None)["demo"]
     expected = oracles.fasta(fasta)
     with tempfile.TemporaryDirectory() as made:
@@ -330,6 +299,11 @@ def manifests(shared: Path | None) -> Iterator[Target]:
         return expected
 
     yield Target(
-        "manifest", "encoded genome", {"g.fa": fasta, "c.json": index, "c.bases": bases},
-        {"c.json": (*[change_json] * 12, *BYTES), "c.bases": BYTES}, read_cache, expect_cache, strict=False,
-    )  # fmt: skip
+        "manifest",
+        "encoded genome",
+        {"g.fa": fasta, "c.json": index, "c.bases": bases},
+        {"c.json": (*[change_json] * 12, *BYTES), "c.bases": BYTES},
+        read_cache,
+        expect_cache,
+        strict=False,
+    )

@@ -22,7 +22,7 @@ from lrgenome.io.scores import ScoreJournal, ScoreRow, format_rows, header_text
 from lrgenome.io.user_table import read_table
 from lrgenome.io.vcf import open_variants
 
-from .mutate import bgzip
+from .mutate_formats import bgzip
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def newer(path, data):
         ("\t60\t", "\t6_0\t"),
         ("one\t", "one\x85\t"),
     ],
-)  # fmt: skip
+)
 def test_a_fasta_index_that_lies_is_not_used(tmp_path, sequence, packed, old, new):
     path = tmp_path / ("g.fa.gz" if packed else "g.fa")
     path.write_bytes(bgzip(text_of(sequence), 300) if packed else text_of(sequence))
@@ -147,7 +147,9 @@ def test_messages_have_an_end(tmp_path):
     with pytest.raises(BedError) as caught:
         list(read_bed(path))
     assert len(str(caught.value)) < 1100
-    assert str(caught.value).startswith(f"{path}, line 1: got strand '+++") and str(caught.value).endswith("expected +, - or .")
+    assert str(caught.value).startswith(f"{path}, line 1: got strand '+++") and str(caught.value).endswith(
+        "expected +, - or ."
+    )
 
 
 def test_a_manifest_or_table_of_a_million_columns(tmp_path):
@@ -182,7 +184,7 @@ def test_a_region_of_a_manifest_is_named_with_its_line(tmp_path):
         lambda about: about.__setitem__("contigs", None),
         lambda about: about.__setitem__("fingerprint", []),
     ],
-)  # fmt: skip
+)
 def test_an_encoded_genome_that_lies_is_made_again(tmp_path, sequence, change):
     path = tmp_path / "g.fa"
     path.write_bytes(text_of(sequence))
@@ -207,7 +209,10 @@ def test_bases_of_an_encoded_genome_that_are_none(tmp_path, sequence):
     open_genome(path, tmp_path / "cache").close()
     (bases,) = (tmp_path / "cache").glob("*.bases")
     bases.write_bytes(b"\xff" * bases.stat().st_size)
-    with open_genome(path, tmp_path / "cache") as genome, pytest.raises(FastaError, match="holds something else than bases"):
+    with (
+        open_genome(path, tmp_path / "cache") as genome,
+        pytest.raises(FastaError, match="holds something else than bases"),
+    ):
         genome.fetch("one", 5, 8)
 
 
@@ -221,9 +226,17 @@ def test_a_journal_with_zeros_for_scores(tmp_path):
             journal.append(row)
         with ScoreJournal(path, header, resume=True) as journal:
             assert journal.resume_from(source.records()) == 1
-        for damaged in (row.replace("-1.5", "\0\0\0\0"), row.replace("OK", "\0\0"), row.replace("1e-09", ""), row.replace("2\t", "2x\t")):
+        for damaged in (
+            row.replace("-1.5", "\0\0\0\0"),
+            row.replace("OK", "\0\0"),
+            row.replace("1e-09", ""), row.replace("-1.5", ".."),
+            row.replace("2\t", "2x\t"),
+        ):
             path.write_text(header + damaged)
-            with ScoreJournal(path, header, resume=True) as journal, pytest.raises(OutputError, match=r"o\.tsv\.partial is damaged"):
+            with (
+                ScoreJournal(path, header, resume=True) as journal,
+                pytest.raises(OutputError, match=r"o\.tsv\.partial is damaged"),
+            ):
                 journal.resume_from(source.records())
 
 

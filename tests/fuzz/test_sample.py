@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from tests.fuzz.run import fuzz, table
-from tests.fuzz.suite import MAKERS
+from .run import fuzz, table
+from .suite import MAKERS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is watched through /proc")
 

@@ -1,4 +1,4 @@
-"""HDF5 files that point elsewhere, lie about their shapes or hold other types: refused before anything is read of them."""
+"""HDF5 files that point elsewhere, lie about their shapes or hold other types: refused before they are read."""
 
 import os
 import resource
@@ -64,21 +64,40 @@ def attribute(name, value):
 
 
 CASES = {
-    "link to another file": (replaced("embeddings", link(lambda f: h5py.ExternalLink(str(f / "secret.h5"), "x"))), "is a link"),
-    "column of another file": (replaced("start", link(lambda f: h5py.ExternalLink(str(f / "secret.h5"), "c"))), "is a link"),
-    "group of another file": (replaced("contigs", link(lambda f: h5py.ExternalLink(str(f / "secret.h5"), "/"))), "is a link"),
+    "link to another file": (
+        replaced("embeddings", link(lambda f: h5py.ExternalLink(str(f / "secret.h5"), "x"))),
+        "is a link",
+    ),
+    "column of another file": (
+        replaced("start", link(lambda f: h5py.ExternalLink(str(f / "secret.h5"), "c"))),
+        "is a link",
+    ),
+    "group of another file": (
+        replaced("contigs", link(lambda f: h5py.ExternalLink(str(f / "secret.h5"), "/"))),
+        "is a link",
+    ),
     "link to a column": (replaced("embeddings", link(lambda f: h5py.SoftLink("/start"))), "is a link"),
     "link to itself": (replaced("embeddings", link(lambda f: h5py.SoftLink("/embeddings"))), "is a link"),
     "virtual": (replaced("embeddings", virtual), "is not a dataset of this file"),
     "external bytes": (replaced("embeddings", external), "is not a dataset of this file"),
-    "group": (replaced("embeddings", lambda file, name, folder: file.create_group(name)), "is not a dataset of this file"),
+    "group": (
+        replaced("embeddings", lambda file, name, folder: file.create_group(name)),
+        "is not a dataset of this file",
+    ),
     "2**60 rows": (replaced("embeddings", dataset((2**60, 4), np.float32, chunks=(16, 4))), "more than a file of"),
     "2**40 blocks": (replaced("done", dataset((2**40,), np.uint8, chunks=(16,))), "more than a file of"),
     "2**40 contigs": (replaced("contigs/name", dataset((2**40,), "S9", chunks=(16,))), "more than a file of"),
-    "one huge chunk": (replaced("embeddings", dataset((ROWS, 4), np.float32, chunks=(2**29, 4), maxshape=(None, 4))), "holds"),
+    "one huge chunk": (
+        replaced("embeddings", dataset((ROWS, 4), np.float32, chunks=(2**29, 4), maxshape=(None, 4))),
+        "holds",
+    ),
     "unknown filter": (replaced("embeddings", unknown_filter), "a filter that is not there"),
-    "references": (replaced("chrom", lambda f, name, _: f.create_dataset(name, data=np.array([f["start"].ref] * ROWS, h5py.ref_dtype))),
-                   "type object"),
+    "references": (
+        replaced(
+            "chrom", lambda f, name, _: f.create_dataset(name, data=np.array([f["start"].ref] * ROWS, h5py.ref_dtype))
+        ),
+        "type object",
+    ),
     "strings on the heap": (replaced("chrom", holding(["chr1"] * ROWS)), "type object"),
     "scalar": (replaced("embeddings", holding(1.0)), "has shape ()"),
     "scalar blocks": (replaced("done", holding(1)), "has shape ()"),
@@ -91,7 +110,7 @@ CASES = {
     "bytes that are no text": (replaced("contigs/name", holding(np.array([b"\xff", b"b"]))), "can't decode byte 0xff"),
     "two answers": (attribute("complete", [True, False]), "neither true nor false"),
     "no answer": (lambda file, folder: file.attrs.__delitem__("complete"), "'complete'"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture

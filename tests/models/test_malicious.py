@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import struct
 import zipfile
 
@@ -13,56 +12,23 @@ import numpy as np
 import pytest
 import torch
 from caduceus_reference import published_settings, published_state
+from malice import CONFIGS, edit, little_memory, refusal
 from nucleotide_transformer_published import make_settings, random_tensors
 from safetensors.torch import load_file, save_file
 
-from lrgenome.config import CaduceusConfig, HawkConfig, NucleotideTransformerConfig
 from lrgenome.config.head import HeadConfig
 from lrgenome.errors import ModelError
 from lrgenome.models.checkpoint import load_model, save_model
 from lrgenome.models.families import build
 from lrgenome.models.heads import HEAD_NAME, Head, load_head, save_head
-from lrgenome.training.snapshot import load_snapshot, load_weights, save_snapshot
 
 pytestmark = pytest.mark.timeout(120)
 
-CONFIGS = {
-    "hawk": HawkConfig(layers=2, width=16, recurrent_width=32, heads=2, mlp_width=24, half_life_max=200.0),
-    "caduceus": CaduceusConfig(layers=2, width=16),
-    "transformer": NucleotideTransformerConfig(layers=2, width=16, heads=2, mlp_width=24, kmers=False, vocab=16, tied=True),
-}
 HOSTILE = (-1, 0, 10**9, 10**18, 10**400, 0.5, 1e300, float("inf"), float("nan"), "16", True, None, [16], {"a": 1})
 PUBLISHED = {
     "caduceus": (published_settings(8, 2, rcps=True), lambda s: published_state(s, 0, dtype=torch.float32)),
     "transformer": (make_settings(layers=2, width=24, heads=3, mlp_width=20), random_tensors),
 }
-
-
-def status(name):
-    with open("/proc/self/status") as lines:
-        return int(next(line for line in lines if line.startswith(name)).split()[1]) << 10
-
-
-@contextlib.contextmanager
-def little_memory():
-    """Allow 256 MiB of addresses more than are in use, and see that 48 MiB were not touched."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/clear_refs", "w") as handle:
-        handle.write("5")
-    before = status("VmRSS")
-    resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") + (256 << 20), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    assert status("VmHWM") - before < 48 << 20
-
-
-def refusal(folder, load=load_model):
-    with little_memory(), pytest.raises(ModelError) as caught:
-        load(folder)
-    assert str(folder) in str(caught.value) and len(str(caught.value)) < 1100
-    return str(caught.value)
 
 
 @pytest.fixture(params=CONFIGS)
@@ -79,7 +45,9 @@ def hawk(tmp_path):
 
 @pytest.fixture
 def tuned(hawk):
-    save_head(Head(HeadConfig(kind="labels", outputs=("a", "b"), width=16, variants=True, context=100, hidden=(8,))), hawk)
+    save_head(
+        Head(HeadConfig(kind="labels", outputs=("a", "b"), width=16, variants=True, context=100, hidden=(8,))), hawk
+    )
     return hawk
 
 
@@ -91,28 +59,6 @@ def snapshot(request, tmp_path):
     (path / "config.json").write_text(json.dumps(settings))
     save_file({name: t.contiguous() for name, t in tensors(settings).items()}, path / "model.safetensors")
     return path
-
-
-@pytest.fixture
-def run(tmp_path):
-    model = build(CONFIGS["hawk"], seed=1)
-    optimizer = torch.optim.AdamW(model.parameters())
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    save_snapshot(tmp_path / "run", model, optimizer, {"model": model.config.to_json()}, 3)
-    return tmp_path / "run"
-
-
-def resume(folder):
-    model = build(CONFIGS["hawk"], seed=1)
-    return load_snapshot(folder, model, torch.optim.AdamW(model.parameters()), {"model": model.config.to_json()})
-
-
-def edit(path, change):
-    values = json.loads(path.read_text())
-    change(values)
-    path.write_text(json.dumps(values))
 
 
 def edit_header(path, change):
@@ -147,15 +93,36 @@ def test_settings_of_every_kind_are_refused_or_make_the_same_model(folder):
         edit(path, lambda v, name=name: v["model"].pop(name))
         with contextlib.suppress(ModelError):
             load_model(folder)
-    assert accepted <= {"half_life_max", "dt_min", "dt_max", "dt_rank", "max_tokens", "norm_eps", "tied", "kmers", "equivariant"}
+    assert accepted <= {
+        "half_life_max",
+        "dt_min",
+        "dt_max",
+        "dt_rank",
+        "max_tokens",
+        "norm_eps",
+        "tied",
+        "kmers",
+        "equivariant",
+    }
 
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100_000, '{"a":' * 50_000, '{"n": ' + "9" * 5000 + "}", '{"a": 1, "a": 2}', "1e999", '"lrgenome-model"', "null", "",
-     '{"format": "lrgenome-model", "format_version": 1, "model": ' + "[" * 200 + "]" * 200 + "}",
-     '{"format": "lrgenome-model", "format_version": 1, "model": {}, "model": {}}', "\x00", '{"a": "' + "x" * (1 << 20) + '"}'],
-)  # fmt: skip
+    [
+        "[" * 100_000,
+        '{"a":' * 50_000,
+        '{"n": ' + "9" * 5000 + "}",
+        '{"a": 1, "a": 2}',
+        "1e999",
+        '"lrgenome-model"',
+        "null",
+        "",
+        '{"format": "lrgenome-model", "format_version": 1, "model": ' + "[" * 200 + "]" * 200 + "}",
+        '{"format": "lrgenome-model", "format_version": 1, "model": {}, "model": {}}',
+        "\x00",
+        '{"a": "' + "x" * (1 << 20) + '"}',
+    ],
+)
 def test_json_that_is_a_bomb(hawk, text):
     (hawk / "config.json").write_text(text)
     refusal(hawk)
@@ -226,7 +193,9 @@ class Bomb:
         return open, (str(self.marker), "w")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.pt", "head.safetensors", "config.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "pytorch_model.bin", "model.pt", "head.safetensors", "config.json"]
+)
 def test_code_in_a_folder_of_ours_is_not_run(hawk, tmp_path, name):
     marker = tmp_path / "ran"
     torch.save(Bomb(marker), hawk / name)
@@ -314,9 +283,24 @@ def test_pipes_in_a_folder_of_ours(tuned, place):
 
 @pytest.mark.parametrize(
     "name",
-    ["../model.safetensors", "/etc/passwd", "a/../../x.safetensors", "..safetensors/", "", ".", "x\0.safetensors", "gone.safetensors",
-     "pipe.safetensors", "device.safetensors", "pytorch_model.bin", 3, None, ["x"], "x" * 5000 + ".safetensors"],
-)  # fmt: skip
+    [
+        "../model.safetensors",
+        "/etc/passwd",
+        "a/../../x.safetensors",
+        "..safetensors/",
+        "",
+        ".",
+        "x\0.safetensors",
+        "gone.safetensors",
+        "pipe.safetensors",
+        "device.safetensors",
+        "pytorch_model.bin",
+        3,
+        None,
+        ["x"],
+        "x" * 5000 + ".safetensors",
+    ],
+)
 def test_an_index_that_points_elsewhere(snapshot, name):
     os.mkfifo(snapshot / "pipe.safetensors")
     (snapshot / "device.safetensors").symlink_to("/dev/zero")
@@ -367,9 +351,12 @@ def test_settings_of_a_head_of_every_kind(tuned):
                 assert load_head(tuned) is not None
             path.write_text(good)
     for change in (
-        {"hidden": [10**9]}, {"hidden": [8] * 100_000}, {"width": 10**12}, {"outputs": ["a"] * 10_000},
+        {"hidden": [10**9]},
+        {"hidden": [8] * 100_000},
+        {"width": 10**12},
+        {"outputs": ["a"] * 10_000},
         {"tissue": "embedding", "tissues": ["a"], "tissue_width": 10**12},
-    ):  # fmt: skip
+    ):
         edit(path, lambda v, change=change: v["head"].update(change))
         assert "head" in refusal(tuned)
         path.write_text(good)
@@ -378,53 +365,3 @@ def test_settings_of_a_head_of_every_kind(tuned):
     path.write_text(good)
     save_file({n: t.to(torch.int32) for n, t in load_file(tuned / HEAD_NAME).items()}, tuned / HEAD_NAME)
     assert "not finite numbers" in refusal(tuned)
-
-
-IDENTITIES = ("[" * 100_000, "{}", "null", '{"step": 4}', '{"step": "3"}', '{"step": 3}', '{"step": 3, "model": {"width": 1}}', "")
-
-
-@pytest.mark.parametrize("text", IDENTITIES)
-def test_snapshots_without_an_identity(run, text):
-    (run / "snapshot-000000003" / "identity.json").write_text(text)
-    refusal(run, load_weights)
-    if text != '{"step": 3}' and "model" not in text:  # those are of other settings, which is another error
-        refusal(run, resume)
-
-
-@pytest.mark.parametrize("name", ["identity.json", "state.safetensors"])
-def test_snapshots_that_are_pipes(run, name):
-    path = run / "snapshot-000000003" / name
-    path.unlink()
-    os.mkfifo(path)
-    refusal(run, load_weights)
-    refusal(run, resume)
-
-
-def test_snapshots_of_a_larger_model(run):
-    edit(run / "snapshot-000000003" / "identity.json", lambda v: v["model"].update(mlp_width=10**9))
-    assert "too few weights" in refusal(run, load_weights)
-
-
-STATES = {
-    "no weights": lambda t: [t.pop(n) for n in list(t) if n.startswith("model/")],
-    "a weight of another shape": lambda t: t.update({"model/final_norm": torch.zeros(1)}),
-    "weights that are no numbers": lambda t: t["model/final_norm"].fill_(float("nan")),
-    "a moment of no weight": lambda t: t.update({"optimizer/nothing/exp_avg": torch.zeros(16)}),
-    "a moment of no kind": lambda t: t.update({"optimizer/final_norm/evil": torch.zeros(16)}),
-    "a moment without a name": lambda t: t.update({"optimizer/": torch.zeros(16)}),
-    "a moment of another shape": lambda t: t.update({"optimizer/final_norm/exp_avg": torch.zeros(3)}),
-    "a moment that is no number": lambda t: t["optimizer/final_norm/exp_avg"].fill_(float("inf")),
-    "half of the moments": lambda t: t.pop("optimizer/final_norm/exp_avg_sq"),
-    "steps below one": lambda t: t["optimizer/final_norm/step"].fill_(-3.0),
-}
-
-
-@pytest.mark.parametrize("case", STATES)
-def test_snapshots_with_another_state(run, case):
-    path = run / "snapshot-000000003" / "state.safetensors"
-    tensors = load_file(path)
-    STATES[case](tensors)
-    save_file(tensors, path)
-    refusal(run, resume)
-    if "moment" not in case and "steps" not in case:
-        refusal(run, load_weights)

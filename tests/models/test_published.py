@@ -147,7 +147,7 @@ def test_a_pickle_that_brings_code_is_refused_and_not_run(folder, wrap, layout):
         ({1: torch.zeros(3)}, "at 1, expected a tensor"),
         ({"wide": torch.zeros(1).expand(1 << 40)}, "tensor wide is not in the file as a plain array"),
         ({"sparse": torch.eye(3).to_sparse()}, "more than plain tensors (torch._utils _rebuild_sparse_tensor)"),
-        ({"meta": torch.zeros(3, device="meta")}, "more than plain tensors (torch._utils _rebuild_meta_tensor_no_storage)"),
+        ({"meta": torch.zeros(3, device="meta")}, "(torch._utils _rebuild_meta_tensor_no_storage)"),
     ],
 )
 def test_pickles_of_something_else(folder, value, message):
