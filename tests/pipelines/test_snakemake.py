@@ -217,7 +217,7 @@ def test_a_dry_run_on_a_cluster(run):
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_workflow_goes_on(run, whole, number):
-    """The signal goes to Snakemake and what runs below it, as when a session ends."""
+    """The signal goes to Snakemake and what runs below it, as when a login ends."""
     partial = run.folder / "results" / "scores" / "shards" / "demo.1-of-1.tsv.gz.partial"
     one = {"score": {"shards": 1, "context": CONTEXT}, "embed": None}
     settings = {name: value for name, value in one.items() if value}
