@@ -52,7 +52,6 @@ def guard(command: Callable[..., None]) -> Callable[..., None]:
                 arrived.arm()
                 if typer_context is not None:
                     warn_of_variables(typer_context)
-                check_address_space()
                 command(*args, **kwargs)
                 with os_error_as_output_error("standard output"):
                     sys.stdout.flush()
@@ -163,4 +162,9 @@ app.add_typer(_data, name="data")
 def main() -> None:
     """Run the command line; the entry point of `lrgenome`."""
     open_streams()
+    try:
+        check_address_space()
+    except MemoryLimitError as error:
+        print(f"lrgenome: error: {error}", file=sys.stderr)
+        sys.exit(137)
     app()

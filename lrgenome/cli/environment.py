@@ -35,7 +35,7 @@ def open_streams() -> None:
 
 
 def check_address_space() -> None:
-    """Refuse to begin where ``ulimit -v`` leaves no room for the libraries.
+    """Refuse to begin where ``ulimit -v`` leaves no room for the libraries; help and version need none.
 
     Raises
     ------
@@ -43,6 +43,8 @@ def check_address_space() -> None:
         With what there is and what is needed.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if {"-h", "--help", "-V", "--version"} & set(sys.argv):
+        return
     if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE:
         raise MemoryLimitError(
             f"ulimit -v: got {limit / 1e9:.2f} GB of address space, expected at least {LEAST_ADDRESS_SPACE / 1e9:.2f} "

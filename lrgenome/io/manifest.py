@@ -121,12 +121,14 @@ def read_manifest(path: str | os.PathLike[str], check_files: bool = True) -> lis
         a FASTA is not there; with the 1-based line number.
     """
     entries: list[ManifestEntry] = []
+    names: set[str] = set()
+    paths: dict[str, str] = {}
     for place, row in _rows(Path(path), COLUMNS):
         with _errors_at(place):
             if row["weight"] == "." or row.get("kind", "genome") not in ("genome", "", "."):
                 continue
             entry = _parse_entry(row, Path(path).parent, place)
-            _check_unique(entry, entries)
+            _check_unique(entry, names, paths)
             if check_files and not entry.path.is_file():
                 raise ManifestError(f"there is no FASTA file {entry.path}")
         entries.append(entry)
@@ -147,12 +149,16 @@ def read_data_sets(path: str | os.PathLike[str]) -> list[DataSet]:
         the 1-based line number.
     """
     found: list[DataSet] = []
+    names: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for place, row in _rows(Path(path), DATA_COLUMNS):
         with _errors_at(place):
             one = _parse_data_set(row, Path(path).parent)
-            for other in found:
-                if other.name == one.name or os.path.realpath(other.path) == os.path.realpath(one.path):
-                    raise ManifestError(f"{one.name!r} has the name or path of {other.name!r}")
+            real = os.path.realpath(one.path)
+            other = names.get(one.name) or paths.get(real)
+            if other is not None:
+                raise ManifestError(f"{one.name!r} has the name or path of {other!r}")
+            names[one.name] = paths[real] = one.name
         found.append(one)
     if not found:
         raise ManifestError(f"{path}: got no data set, expected a header line and one line a file")
@@ -302,15 +308,15 @@ def _split_regions(text: str) -> tuple[str, ...]:
     return tuple(region for region in regions if region not in ("", "."))
 
 
-def _check_unique(entry: ManifestEntry, earlier: Iterable[ManifestEntry]) -> None:
-    for other in earlier:
-        if other.name == entry.name:
-            raise ManifestError(f"the name {entry.name!r} occurs twice")
-        # Two lines with different holdouts would train on what the other one holds out.
-        if os.path.realpath(other.path) == os.path.realpath(entry.path):
-            raise ManifestError(
-                f"{entry.path} is in the manifest twice, as {other.name!r} and {entry.name!r}"
-            )
+def _check_unique(entry: ManifestEntry, names: set[str], paths: dict[str, str]) -> None:
+    """See that neither name nor file of an entry is among those before it, to which they are added."""
+    if entry.name in names:
+        raise ManifestError(f"the name {entry.name!r} occurs twice")
+    names.add(entry.name)
+    # Two lines with different holdouts would train on what the other one holds out.
+    other = paths.setdefault(os.path.realpath(entry.path), entry.name)
+    if other != entry.name:
+        raise ManifestError(f"{entry.path} is in the manifest twice, as {other!r} and {entry.name!r}")
 
 
 def _merge(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

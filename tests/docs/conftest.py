@@ -13,8 +13,8 @@ import numpy as np
 import pysam
 import pytest
 from benchmark_files import DEMO, Benchmark
-from cli.conftest import as_found, options_from_environment  # noqa: F401
 from click.testing import Result
+from places import as_found, options_from_environment  # noqa: F401
 from typer.testing import CliRunner
 
 from lrgenome import config
@@ -119,6 +119,11 @@ def _models(folder: Path, tiny_model: Path, glrb: Benchmark) -> None:
             str(folder / name), "--epochs", "1", "--folds", "2", "--context", "300", "-q", "--precision", "float32",
         )  # fmt: skip
     shutil.copytree(folder / "tuned-tissues", folder / "tuned")
+    for part in ("1", "2"):
+        invoke(
+            tiny_model, "embed", str(folder / "data" / "small.fa"), "--context", "10kbp", "--shard", f"{part}/2", "-q",
+            "-o", str(folder / f"part-{part}.h5"),
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -122,4 +122,9 @@ def no_larger(size: int) -> dict[int, int]:
     return {resource.RLIMIT_FSIZE: size}
 
 
+def some(names: tuple[str, ...], *default: str) -> list[object]:
+    """Make parameters of names, of which only some are of the default suite."""
+    return [name if name in default else pytest.param(name, marks=pytest.mark.long) for name in names]
+
+
 EVERY = (*FILES, *FOLDERS)

@@ -16,7 +16,10 @@ def fill(disk, left):
     return filler
 
 
-@pytest.mark.parametrize(("name", "left"), [("pretrain", 60_000), ("finetune-full", 60_000), ("extrapolate", 4_096)])
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [("pretrain", 60_000), ("finetune-full", 60_000), pytest.param("extrapolate", 4_096, marks=pytest.mark.long)],
+)
 def test_a_full_disk_for_a_folder(run, jobs, tiny_model, whole, small_disk, name, left):
     filler = fill(small_disk, left)
     out = small_disk / "out"

@@ -8,6 +8,8 @@ import pytest
 
 from lrgenome.io.lock import held, open_alone
 
+from .conftest import some
+
 WORDS = "and would be lost"
 
 
@@ -148,7 +150,8 @@ def test_no_clobber_of_folders(lrgenome, place, tiny_model):
         assert (out / name).read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["score-vcf.tsv.gz", "embed.h5", "pretrain", "extrapolate"])
+@pytest.mark.parametrize("name", some(("score-vcf.tsv.gz", "embed.h5", "pretrain", "extrapolate"),
+                                      "score-vcf.tsv.gz", "embed.h5", "pretrain"))  # fmt: skip
 def test_two_runs_to_one_output(start, run, jobs, tiny_model, whole, name):
     """The second is refused while the first runs, whether it would resume or not; the first does not notice."""
     first = start(*jobs.job(name, tiny_model))
@@ -193,4 +196,4 @@ def test_a_file_system_without_locks_is_said(lrgenome, place, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
     said = lrgenome(*score(place, "-o", place.folder / "o.tsv")).stderr
     assert "this file system has no locks (Function not implemented); see that no other run writes it" in said
-    lrgenome("embed", place.fasta, "-o", place.folder / "o.h5", "--context", "2kbp")
+    lrgenome("embed", place.fasta, "-o", place.folder / "o.h5", "--context", "20kbp")

@@ -11,14 +11,14 @@ from places import options_from_environment
 
 from lrgenome.io.scores import read_scores
 
-NAMES = ["with space", "quo'te", 'quo"te', "two\nlines", "-dash", "ümlaut-日本", "tab\there", "semi;$(x)`y`", "100%s"]
+NAMES = ["-a dash", "'quotes\" two\nlines\tümlaut-日本;$(x)`y`100%s"]
 
 
 def score(jobs, *more, vcf=None, fasta=None):
     return ["score-vcf", vcf or jobs.vcf, "-f", fasta or jobs.fasta, "--context", "200", "--strand", "forward", *more]
 
 
-@pytest.mark.parametrize("closed", [[0], [1], [2], [0, 2], [1, 2], [0, 1, 2]])
+@pytest.mark.parametrize("closed", [[2], [0, 2], [0, 1, 2]])
 def test_closed_streams(run, jobs, tiny_model, whole, closed):
     """No file of the run gets the number of a closed stream, into which libraries write messages."""
     run(*jobs.job("score-vcf.tsv", tiny_model), closed=closed)
@@ -80,26 +80,24 @@ def test_a_name_that_is_no_text(run, jobs):
     run("embed", jobs.fasta, "-o", jobs.folder / f"{name}.h5", "--context", "2kbp")
 
 
-@pytest.mark.parametrize("variables", [{"LC_ALL": "C"}, {"LC_ALL": "POSIX"},
+@pytest.mark.parametrize("variables", [{"LC_ALL": "POSIX"},
                                        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])  # fmt: skip
-def test_locales(jobs, tiny_model, variables):
+def test_locales(jobs, variables):
     """As a whole program: it is the interpreter that asks the locale."""
-    vcf = jobs.vcf.rename(jobs.folder / "ümlaut.vcf")
-    args = score(jobs, "--dry-run", vcf=os.fsencode(vcf))
-    args = [arg if isinstance(arg, bytes) else str(arg) for arg in args]
-    env = options_from_environment(tiny_model) | variables
-    done = subprocess.run([sys.executable, "-m", "lrgenome", *args], capture_output=True, env=env)
-    assert done.returncode == 0 and b"records\t60" in done.stdout, done.stderr
+    manifest = jobs.folder / "ümlaut.tsv"
+    manifest.write_text("name\tkind\tspecies\tpath\nå\tgenome\tØ\tü.fa\n", encoding="utf-8")
+    args = [os.fsencode(arg) for arg in ("data", "list", "--manifest", manifest)]
+    done = subprocess.run([sys.executable, "-m", "lrgenome", *args], capture_output=True, env=os.environ | variables)
+    assert done.returncode == 0 and b"genome" in done.stdout and b"Traceback" not in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("switches", [["-OO"], ["-I"]])
-def test_interpreters(jobs, tiny_model, whole, switches):
-    """Without asserts and docstrings; without the user's paths and variables of Python."""
+def test_interpreters(jobs, tiny_model, whole):
+    """Without asserts and docstrings, and without the user's paths and variables of Python."""
     root = os.path.dirname(os.path.dirname(sys.modules["lrgenome"].__file__))
     code = f"import sys; sys.path.insert(0, {root!r}); from lrgenome.cli.app import main; main()"
     args = [str(arg) for arg in jobs.job("score-vcf.tsv", tiny_model)]
-    env = options_from_environment(tiny_model)
-    done = subprocess.run([sys.executable, *switches, "-c", code, *args], capture_output=True, env=env)
+    env = options_from_environment(tiny_model) | {"LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-I", "-OO", "-c", code, *args], capture_output=True, env=env)
     assert done.returncode == 0, done.stderr.decode()
     assert jobs.outcome("score-vcf.tsv") == whole("score-vcf.tsv")[0]
 
