@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from lrgenome.errors import InputError, UsageError
+from lrgenome.errors import InputError, LrgenomeError, UsageError
 from lrgenome.io.hdf5_chunks import ZSTD_FILTER, filter_ids, load_filters
 
 FORMAT = "lrgenome-embeddings"
@@ -190,17 +190,17 @@ def read_embeddings(
     except OSError as error:
         raise InputError(f"{path}: cannot be read as HDF5 ({error})") from error
     try:
-        found, version = (plain(file.attrs.get(name)) for name in ("format", "format_version"))
-        if found != FORMAT:
-            raise InputError(f"{path}: got format {found!r}, expected {FORMAT!r}")
-        if version != FORMAT_VERSION:
-            raise InputError(f"{path}: got {FORMAT} version {version}, expected {FORMAT_VERSION}")
         try:
+            found, version = (plain(file.attrs.get(name)) for name in ("format", "format_version"))
+            if found != FORMAT:
+                raise InputError(f"{path}: got format {found!r}, expected {FORMAT!r}")
+            if version != FORMAT_VERSION:
+                raise InputError(f"{path}: got {FORMAT} version {version}, expected {FORMAT_VERSION}")
             check_layout(file)
             load_filters(file["embeddings"])
             embeddings = EmbeddingFile(path, file)
         except (KeyError, TypeError, OSError, RuntimeError, ValueError) as error:
-            if isinstance(error, UsageError):
+            if isinstance(error, LrgenomeError):
                 raise
             raise InputError(f"{path}: damaged {FORMAT} file ({error})") from error
         if not (embeddings.complete or allow_partial):

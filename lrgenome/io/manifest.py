@@ -181,6 +181,8 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str,
             continue
         fields, place = [field.strip() for field in line.split("\t")], f"{path}, line {number}"
         with _errors_at(place):
+            if "\0" in line:
+                raise ManifestError("got a NUL byte, expected text")
             if header is None:
                 header = _check_header(fields, columns)
                 continue

@@ -125,7 +125,7 @@ def bcf(data: bytes) -> list[tuple[Any, ...]]:
                 raise Refused("record cut short")
             rid, pos, _rlen, _qual, counts = struct.unpack_from("<iiifI", record)
             place = 24
-            texts = []
+            texts = []  # which end at a NUL, as strings of C do
             for _ in range(1 + (counts >> 16)):
                 kind = record[place]
                 place, length = place + 1, kind >> 4
@@ -135,7 +135,7 @@ def bcf(data: bytes) -> list[tuple[Any, ...]]:
                     place += 1 + width
                 if kind & 15 not in (0, 7):
                     raise Unchecked
-                texts.append(record[place : place + length].decode("utf-8", "surrogateescape"))
+                texts.append(record[place : place + length].partition(b"\0")[0].decode("utf-8", "surrogateescape"))
                 place += length
             found.append((contigs[rid], pos, texts[0] or ".", texts[1], tuple(texts[2:]), None))
         return found

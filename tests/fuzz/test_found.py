@@ -17,7 +17,7 @@ from lrgenome.io import benchmark, fasta
 from lrgenome.io.bed import read_bed
 from lrgenome.io.encoded import open_genome
 from lrgenome.io.fasta import Fasta
-from lrgenome.io.manifest import COLUMNS, read_manifest, split_intervals
+from lrgenome.io.manifest import COLUMNS, read_data_sets, read_manifest, split_intervals
 from lrgenome.io.scores import ScoreJournal, ScoreRow, format_rows, header_text
 from lrgenome.io.user_table import read_table
 from lrgenome.io.vcf import open_variants
@@ -229,7 +229,8 @@ def test_a_journal_with_zeros_for_scores(tmp_path):
         for damaged in (
             row.replace("-1.5", "\0\0\0\0"),
             row.replace("OK", "\0\0"),
-            row.replace("1e-09", ""), row.replace("-1.5", ".."),
+            row.replace("1e-09", ""),
+            row.replace("-1.5", ".."),
             row.replace("2\t", "2x\t"),
         ):
             path.write_text(header + damaged)
@@ -306,3 +307,11 @@ def test_a_partial_file_of_embeddings_that_lost_bytes(tmp_path):
     partial.write_bytes(data[:6206] + data[6214:])
     with pytest.raises(OutputError, match=r"e\.h5\.partial is damaged"):
         _write_rows(tmp_path / "e.h5", resume=True)
+
+
+@pytest.mark.parametrize("read", [read_manifest, read_data_sets])
+def test_a_manifest_with_a_nul_byte(tmp_path, read):
+    path = tmp_path / "m.tsv"
+    path.write_text("\t".join((*COLUMNS, "kind")) + "\ng\0.fa\t1\tx\t.\t.\tgenome\ng.fa\t1\ty\t.\t.\tgenome\n")
+    with pytest.raises(ManifestError, match=r"m\.tsv, line 2: got a NUL byte"):
+        read(path)
