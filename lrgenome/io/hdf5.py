@@ -395,7 +395,7 @@ class EmbeddingWriter:
             publish(self.partial, self.path)
             return
         converted = self.partial.with_name(self.partial.name + ".h5ad")
-        with os_error_as_output_error(converted), read_embeddings(self.partial) as source:
+        with os_error_as_output_error(converted), read_embeddings(self.partial, locking=False) as source:
             write_h5ad(source, converted)
         publish(converted, self.path)
         self.partial.unlink()

@@ -122,7 +122,9 @@ class EmbeddingFile:
         self.close()
 
 
-def read_embeddings(path: str | os.PathLike[str], *, allow_partial: bool = False) -> EmbeddingFile:
+def read_embeddings(
+    path: str | os.PathLike[str], *, allow_partial: bool = False, locking: bool = True
+) -> EmbeddingFile:
     """Open a file of embeddings.
 
     Parameters
@@ -132,6 +134,8 @@ def read_embeddings(path: str | os.PathLike[str], *, allow_partial: bool = False
     allow_partial
         Accept a file that is still to be completed (``NAME.partial``); its first `EmbeddingFile.rows` rows
         are valid. Default: False.
+    locking
+        Refuse a file that is being written. False is for its only writer. Default: True.
 
     Raises
     ------
@@ -141,7 +145,7 @@ def read_embeddings(path: str | os.PathLike[str], *, allow_partial: bool = False
         If it is compressed with zstd and the plugin is not installed.
     """
     try:
-        file = h5py.File(path, "r", locking="best-effort")
+        file = h5py.File(path, "r", locking="best-effort" if locking else False)
     except OSError as error:
         raise InputError(f"{path}: cannot be read as HDF5 ({error})") from error
     try:
