@@ -21,6 +21,6 @@ def standard_input(expected: str) -> BinaryIO:
     """
     if sys.stdin is None:
         raise UsageError(f"standard input: is closed, expected {expected}")
-    if sys.stdin.isatty():
+    if sys.stdin.buffer.isatty():
         raise UsageError(f"standard input: got a terminal, expected {expected} from a pipe or a file")
     return sys.stdin.buffer

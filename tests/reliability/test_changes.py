@@ -100,7 +100,7 @@ def test_a_clock_that_jumps(lrgenome, jobs, tiny_model, whole, monkeypatch, step
     assert jobs.outcome("score-vcf.tsv") == whole("score-vcf.tsv")[0]
 
 
-@pytest.mark.parametrize("name", some(EVERY, "score-vcf.tsv.gz", "embed.h5", "pretrain", "finetune"))
+@pytest.mark.parametrize("name", some(EVERY, "score-vcf.tsv.gz", "pretrain"))
 def test_no_time_of_day_in_outputs(run, jobs, tiny_model, whole, name):
     """Runs of other years write the same bytes, figures and indices among them."""
     shift = "import time\nreal = time.time\ntime.time = lambda: real() + 1e9\n"

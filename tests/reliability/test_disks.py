@@ -81,7 +81,8 @@ def test_a_full_disk_for_the_log_file(run, jobs, tiny_model, whole, small_disk):
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("score-vcf.vcf", 3_000), ("embed.h5", 300_000), ("pretrain", 30_000), ("finetune", 8_000)]
+    ("name", "size"),
+    [("score-vcf.vcf", 3_000), ("pretrain", 30_000), pytest.param("finetune", 8_000, marks=pytest.mark.long)],
 )
 def test_a_limit_on_the_size_of_files(run, jobs, tiny_model, whole, name, size):
     """As with a quota, it is in the middle of a write that it fails."""

@@ -27,7 +27,7 @@ def killed_and_resumed(start, run, jobs, model, name, whole, kills):
 
 
 @pytest.mark.parametrize(
-    "name", some(EVERY, "score-vcf.tsv.gz", "score-vcf.bcf", "embed.h5", "pretrain", "finetune-full", "extrapolate")
+    "name", some(EVERY, "score-vcf.tsv.gz", "embed.h5", "pretrain", "finetune-full")
 )
 def test_killed_at_random_moments(start, run, jobs, tiny_model, whole, name):
     killed_and_resumed(start, run, jobs, tiny_model, name, whole, 2)
