@@ -252,7 +252,7 @@ def _targets(folder: Path, wanted: set[tuple[str, int]]) -> Iterator[tuple[tuple
                         )
                     shape = target.shape
                     yield key, target
-        except (OSError, ValueError, EOFError, MemoryError, BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, EOFError, MemoryError, RuntimeError, BadZipFile, zlib.error) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: cannot be read as numpy arrays ({error})") from error
