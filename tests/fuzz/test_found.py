@@ -340,3 +340,14 @@ def test_a_target_of_the_benchmark_that_is_encrypted(tmp_path):
         path.write_bytes(data)
     with pytest.raises(InputError, match=r"cannot be read as numpy arrays .*encrypted"):
         benchmark.read_cage(made.folder)
+
+
+@pytest.mark.parametrize("column", ["CHROM", "ALT", "gene"])
+def test_one_long_word_is_not_memory_for_all_rows(tmp_path, column):
+    row = {"CHROM": "20", "POS": "7", "REF": "A", "ALT": "C", "gene": "x", "y": "1"}
+    lines = ["\t".join(row), "\t".join({**row, column: "A" * 10_000}.values()), *["\t".join(row.values())] * 500]
+    (tmp_path / "t.tsv").write_text("\n".join(lines))
+    assert len(read_table(tmp_path / "t.tsv", ["y"], group="gene")) == 501
+    (tmp_path / "t.tsv").write_text("\n".join(lines).replace("A" * 10_000, "A" * 10_001))
+    with pytest.raises(InputError, match=r"t\.tsv line 2: got 10,001 characters of \w+, expected at most 10,000"):
+        read_table(tmp_path / "t.tsv", ["y"], group="gene")
