@@ -54,7 +54,7 @@ def _label(path: Path, line: int, row: dict[str, str]) -> float:
 
 def _variants(path: Path, *, tissues: bool, split: str = "") -> Examples:
     """Read labelled single-base variants; where there is no column of splits, all are of `split`."""
-    columns = Columns()
+    columns = Columns(path)
     for line, row in read_rows(path):
         need_columns(path, row, ["CHROM", "POS", "ALT", *(["tissue"] if tissues else [])])
         start, ref = whole_of(path, line, row, "POS", 1) - 1, row.get("REF", "").strip().upper()
@@ -120,7 +120,7 @@ def read_bulk_rna(folder: Path) -> Examples:
     """Read expression in tissues around transcription starts, as published: log(1 + x), standardised."""
     path = _table(folder, "bulk_rna_expression/gene_coordinates")
     values = _table(folder, "bulk_rna_expression/rna_expression_values")
-    columns, rows = Columns(), read_rows(values)
+    columns, rows = Columns(path), read_rows(values)
     names: tuple[str, ...] = ()
     for line, row in read_rows(path):
         need_columns(path, row, ["chrom", "strand", "CAGE_representative_TSS"])
@@ -144,7 +144,7 @@ def read_bulk_rna(folder: Path) -> Examples:
 def _read_chromatin(folder: Path, word: str) -> Examples:
     """Read the marks of one column, each row a list of those that are there."""
     path = _table(folder, "chromatin_features/histones_and_dnase_subset", "chromatin_features/histones_and_dnase")
-    columns, rows = Columns(), []
+    columns, rows = Columns(path), []
     for line, row in read_rows(path):
         name = next((name for name in row if name.upper() == word), word)
         need_columns(path, row, ["CHROM", "POS", name])
@@ -186,7 +186,7 @@ def read_dnase(folder: Path) -> Examples:
 
 
 def _read_bins(path: Path) -> Examples:
-    columns = Columns()
+    columns = Columns(path)
     for line, row in read_rows(path):
         need_columns(path, row, ["CHROM", "START", "STOP"])
         start, end = whole_of(path, line, row, "START", 1) - 1, whole_of(path, line, row, "STOP", 1) - 1
@@ -214,7 +214,7 @@ def read_enhancer(folder: Path) -> Examples:
 def read_cage(folder: Path) -> Examples:
     """Read CAGE: counts of 50 tracks in 896 bins of 128 bp, of which as many are kept as a window holds."""
     path = _table(folder, "cage_prediction/sequences_coordinates")
-    columns, wanted = Columns(), []
+    columns, wanted = Columns(path), []
     for line, row in read_rows(path):
         need_columns(path, row, ["chrom", "start", "stop", "npy_idx"])
         start, end = whole_of(path, line, row, "start", 1) - 1, whole_of(path, line, row, "stop", 1) - 1
@@ -252,7 +252,7 @@ def _targets(folder: Path, wanted: set[tuple[str, int]]) -> Iterator[tuple[tuple
                         )
                     shape = target.shape
                     yield key, target
-        except (OSError, ValueError, EOFError, MemoryError, BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, EOFError, MemoryError, RuntimeError, BadZipFile, zlib.error) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: cannot be read as numpy arrays ({error})") from error

@@ -21,6 +21,7 @@ from lrgenome.errors import InputError, UsageError
 
 csv.field_size_limit(1 << 24)
 
+_LONGEST_WORD = 10_000
 _LARGEST = 1 << 53
 """Numbers beyond have no last digits as floats."""
 _NUMBERED = re.compile(r"^\s*\[\d+\]")
@@ -184,9 +185,10 @@ def need_columns(path: Path, row: dict[str, str], names: Sequence[str]) -> None:
 
 
 class Columns:
-    """Collects the cells of rows."""
+    """Collects the cells of rows of a table."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self.values: dict[str, list[Any]] = {}
 
     def add(self, **cells: Any) -> None:
@@ -196,7 +198,16 @@ class Columns:
 
     def array(self, name: str, dtype: Any) -> npt.NDArray[Any]:
         """Return a column; empty where no row had it."""
-        return np.array(self.values.get(name, []), dtype=dtype)
+        cells = self.values.get(name, [])
+        if dtype is np.str_:
+            # Each row of such an array takes as much memory as the longest.
+            for line, cell in zip(self.values.get("line", []), cells, strict=False):
+                if len(cell) > _LONGEST_WORD:
+                    raise InputError(
+                        f"{self._path} line {line}: got {len(cell):,} characters of {name}, "
+                        f"expected at most {_LONGEST_WORD:,}"
+                    )
+        return np.array(cells, dtype=dtype)
 
     def numbered(self, name: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
         """Return a column of words as numbers, and the words in alphabetical order."""

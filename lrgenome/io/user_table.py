@@ -61,7 +61,7 @@ def read_table(
         raise UsageError("--label: got none, expected the names of columns of labels")
     if kind is not None and kind not in KINDS:
         raise UsageError(f"--kind: got {kind!r}, expected one of {', '.join(KINDS)}")
-    columns = Columns()
+    columns = Columns(path)
     names: dict[str, str] = {}
     variants = False
     for line, row in read_rows(path):

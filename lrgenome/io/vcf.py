@@ -26,6 +26,7 @@ from lrgenome.io.streams import standard_input
 COLUMNS = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"
 """The columns that every VCF has."""
 
+_BCF_LAST = (1 << 31) - 1
 _BOM = b"\xef\xbb\xbf"
 _KNOWN_STARTS = (
     (b">", "FASTA"),
@@ -250,6 +251,9 @@ class VariantSource:
             raise self._error(line_number, f"CHROM {_shown(chrom)}", "the name of a contig")
         if not (pos.isascii() and pos.isdigit() and len(pos) < 19):
             raise self._error(line_number, f"POS {_shown(pos)}", "a whole number")
+        if self.is_bcf and int(pos) > _BCF_LAST:
+            # A number below zero comes as one that BCF cannot hold.
+            raise self._error(line_number, f"POS {pos}", f"at most {_BCF_LAST}, as BCF has 32 bits")
         if not ref or any(c.isspace() for c in ref):
             raise self._error(line_number, f"REF {_shown(ref)}", "bases without spaces")
         alts = () if alt in (".", "") else tuple(alt.split(","))

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pysam
+import pysam.bcftools
 import pytest
 from benchmark_files import Benchmark
 
@@ -315,3 +316,38 @@ def test_a_manifest_with_a_nul_byte(tmp_path, read):
     path.write_text("\t".join((*COLUMNS, "kind")) + "\ng\0.fa\t1\tx\t.\t.\tgenome\ng.fa\t1\ty\t.\t.\tgenome\n")
     with pytest.raises(ManifestError, match=r"m\.tsv, line 2: got a NUL byte"):
         read(path)
+
+
+def test_a_place_below_zero_in_bcf(tmp_path):
+
+    (tmp_path / "v.vcf").write_text(
+        "##fileformat=VCFv4.2\n##contig=<ID=20>\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n20\t1000\t.\tA\tC\t.\t.\t.\n"
+    )
+    pysam.bcftools.view("-Ou", "-o", str(tmp_path / "v.bcf"), str(tmp_path / "v.vcf"), catch_stdout=False)
+    data = gzip.decompress((tmp_path / "v.bcf").read_bytes())
+    assert data.count(struct.pack("<ii", 0, 999)) == 1
+    (tmp_path / "w.bcf").write_bytes(data.replace(struct.pack("<ii", 0, 999), struct.pack("<ii", 0, -(1 << 30))))
+    with open_variants(tmp_path / "w.bcf") as source, pytest.raises(InputError, match=r"w\.bcf, line .*: got POS"):
+        list(source.records())
+
+
+def test_a_target_of_the_benchmark_that_is_encrypted(tmp_path):
+    made = Benchmark(tmp_path)
+    for path in (made.folder / "cage_prediction" / "targets_subset").glob("*.npz"):
+        data = bytearray(path.read_bytes())
+        for magic, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            data[data.index(magic) + flags] |= 1
+        path.write_bytes(data)
+    with pytest.raises(InputError, match=r"cannot be read as numpy arrays .*encrypted"):
+        benchmark.read_cage(made.folder)
+
+
+@pytest.mark.parametrize("column", ["CHROM", "ALT", "gene"])
+def test_one_long_word_is_not_memory_for_all_rows(tmp_path, column):
+    row = {"CHROM": "20", "POS": "7", "REF": "A", "ALT": "C", "gene": "x", "y": "1"}
+    lines = ["\t".join(row), "\t".join({**row, column: "A" * 10_000}.values()), *["\t".join(row.values())] * 500]
+    (tmp_path / "t.tsv").write_text("\n".join(lines))
+    assert len(read_table(tmp_path / "t.tsv", ["y"], group="gene")) == 501
+    (tmp_path / "t.tsv").write_text("\n".join(lines).replace("A" * 10_000, "A" * 10_001))
+    with pytest.raises(InputError, match=r"t\.tsv line 2: got 10,001 characters of \w+, expected at most 10,000"):
+        read_table(tmp_path / "t.tsv", ["y"], group="gene")
