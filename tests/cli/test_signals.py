@@ -10,7 +10,7 @@ import pytest
 
 from lrgenome.cli.signals import AGAIN_SECONDS, STOPS, Terminated, stops
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM)
+NUMBERS = tuple(STOPS)
 
 
 class Thing:

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from file_server import Server
 
 from .conftest import mounted, no_larger
 
@@ -18,7 +19,10 @@ def fill(disk, left):
 
 @pytest.mark.parametrize(
     ("name", "left"),
-    [("pretrain", 60_000), ("finetune-full", 60_000), pytest.param("extrapolate", 4_096, marks=pytest.mark.long)],
+    [
+        ("pretrain", 60_000), pytest.param("finetune-full", 60_000, marks=pytest.mark.long),
+        pytest.param("extrapolate", 4_096, marks=pytest.mark.long),
+    ],
 )
 def test_a_full_disk_for_a_folder(run, jobs, tiny_model, whole, small_disk, name, left):
     filler = fill(small_disk, left)
@@ -102,8 +106,6 @@ def test_a_read_only_file_system(lrgenome, jobs, tiny_model, tmp_path, name):
 
 
 def test_fetching_to_a_full_disk(run, jobs, small_disk):
-    from file_server import Server
-
     server = Server()
     try:
         server.files["/a.fa"] = b">a\n" + b"ACGT" * 500_000 + b"\n"

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from file_server import Server
 
 from .conftest import EVERY, some
 from .jobs import FOLDERS, moments
@@ -37,6 +38,33 @@ def test_killed_at_random_moments(start, run, jobs, tiny_model, whole, name):
 @pytest.mark.parametrize("name", EVERY)
 def test_killed_again_and_again(start, run, jobs, tiny_model, whole, name):
     killed_and_resumed(start, run, jobs, tiny_model, name, whole, 12)
+
+
+KILLS_ITSELF = """
+import os, lrgenome.io.download as download
+read, download._BLOCK = download._read, 100_000
+def deadly(answer):
+    if os.path.getsize({partial!r}) >= 400_000:
+        os.kill(os.getpid(), 9)
+    return read(answer)
+download._read = deadly
+"""
+
+
+def test_a_download_that_is_killed_is_gone_on_from(start, run, jobs):
+    server = Server()
+    try:
+        server.files["/a.fa"] = b">a\n" + b"ACGT" * 250_000 + b"\n"
+        manifest, target = jobs.folder / "v.sets.tsv", jobs.folder / "o.fa"
+        manifest.write_text(f"name\tkind\tpath\turl\na\tgenome\to.fa\t{server.address}/a.fa\n")
+        before = KILLS_ITSELF.format(partial=f"{target}.raw.partial")
+        assert start("data", "fetch", "--manifest", manifest, before=before).wait() == -signal.SIGKILL
+        assert not target.exists() and target.with_name("o.fa.lock").exists()
+        run("data", "fetch", "--manifest", manifest)
+        assert server.requests[-1][1] == "bytes=400000-" and target.read_bytes() == server.files["/a.fa"]
+        assert sorted(path.name for path in jobs.folder.glob("o.*")) == ["o.fa", "o.fa.fai", "o.fa.receipt.json"]
+    finally:
+        server.close()
 
 
 def stopped(start, jobs, model, name, number):
@@ -92,8 +120,7 @@ ScoreJournal.close = slowly
 """
 
 
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_does_not_disturb_the_ending(start, run, jobs, tiny_model, whole, second):
+def test_a_second_signal_does_not_disturb_the_ending(start, run, jobs, tiny_model, whole):
     name = "score-vcf.tsv"
     command = start(*jobs.job(name, tiny_model), before=SLOW_ENDING)
     while command.poll() is None and not jobs.begun(name):
@@ -101,7 +128,7 @@ def test_a_second_signal_does_not_disturb_the_ending(start, run, jobs, tiny_mode
     command.send_signal(signal.SIGTERM)
     while command.poll() is None and "ending" not in command.stderr:
         time.sleep(0.002)
-    command.send_signal(second)
+    command.send_signal(signal.SIGINT)
     assert command.wait() == 143, command.stderr
     assert "terminated; partial output is kept" in command.stderr and "Traceback" not in command.stderr
     run(*jobs.job(name, tiny_model), "--resume")

@@ -1,10 +1,12 @@
 import logging
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
 from lrgenome.errors import DeviceError, UsageError
+from lrgenome.io import resources
 from lrgenome.tasks import compute
 
 
@@ -95,10 +97,12 @@ def test_threads_are_taken_where_there_is_no_affinity(monkeypatch):
     given = []
     monkeypatch.setattr(compute, "set_threads", given.append)
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(compute, "available_cpus", lambda: resources.available_cpus(cgroup_of_process=Path("/none")))
+    assert [compute.choose_threads(threads) for threads in (5, 9, None)] == [5, 8, 8]
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert compute.choose_threads(5) == 5
     assert compute.choose_threads(None) == 1
-    assert given == [5, 1]
+    assert given == [5, 8, 8, 1]
 
 
 @pytest.mark.parametrize(
