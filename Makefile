@@ -8,6 +8,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 DEMO := lrgenome/assets/demo
 FASTA := $(DEMO)/GRCh37.chr20.first-2Mbp.fa.gz
 OUT ?= demo-out
+# Processes of tests; a file's tests run in one of them.
+JOBS ?= 2
 
 .PHONY: install demo test test-long lint docs clean
 install: $(VENV)/.installed
@@ -50,7 +52,7 @@ docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: lint docs $(VENV)/.oracles
-	$(BIN)/pytest -m "not long"
+	$(BIN)/pytest -m "not long" -n $(JOBS) --dist loadfile
 
 test-long: $(VENV)/.oracles
 	$(BIN)/pytest
