@@ -97,7 +97,7 @@ class Selected(NamedTuple):
 
 
 Scored = list[tuple[VcfRecord, list[ScoreRow]]]
-"""Records, without their lines, and the rows of their alleles."""
+"""Records and the rows of their alleles."""
 Scorer = Callable[["Selected", int, VariantPlanner, "Account"], Iterator[Scored]]
 """Yields the selected records after the first so many with their scores, and counts them."""
 Rows = Callable[["Selected", int, VariantPlanner, "Account"], Iterator[str]]
@@ -235,7 +235,7 @@ def _windows(
                 _say_contig(record.chrom, planner, said)
                 account.add(alleles)
                 rows = [_row(plan, next(scores) if plan.windows is not None else None, width) for plan in alleles]
-                scored.append((record._replace(line=""), rows))
+                scored.append((record, rows))
             yield scored
             progress.update(len(block))
 

@@ -99,6 +99,9 @@ def check(
         script = ROOT / words(statement)[1]
         asked = {word.split("=")[0] for word in words(statement) if word.startswith("--")}
         assert script.exists() and asked <= options_in(script), f"{where}: has {options_in(script)}"
+    elif first in ("tabix", "bcftools"):
+        # Run by tests/pipelines/test_readers.py, where there are such programs.
+        assert block.page == "docs/formats.md", where
     elif first in RUN_BY_SHELL:
         assert folder is not None
         make_examples.run(smaller(statement), folder, reader)
