@@ -18,6 +18,10 @@ from lrgenome.cli.app import app
 # A background job of a shell ignores SIGINT, and so would every process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# So does what runs under nohup, of SIGHUP.
+for _number in (signal.SIGHUP, signal.SIGTERM, signal.SIGXCPU):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
