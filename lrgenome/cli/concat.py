@@ -9,7 +9,7 @@ from lrgenome.cli import options as o
 
 
 def command(
-    parts: Annotated[list[Path], typer.Argument(metavar="PART...", help="Files of `embed`.")],
+    parts: Annotated[list[Path], typer.Argument(metavar="PART", help="Files of `embed`.")],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="HDF5, or AnnData by the suffix .h5ad.", envvar=o.env("output"),
