@@ -28,7 +28,9 @@ def command(
     Tables of score-vcf (.tsv.gz) are joined by cat, VCF and BCF by bcftools concat.
     """
     from lrgenome.cli import logs
+    from lrgenome.cli.conflicts import refuse_overwriting
     from lrgenome.tasks import concat as task
 
+    refuse_overwriting([("--output", output), ("--log-file", log_file)], [("PART", part) for part in parts])
     logs.set_up(verbose, quiet, log_file)
     task.run(parts, output, compression=compression, no_clobber=no_clobber)

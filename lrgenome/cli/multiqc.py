@@ -35,7 +35,9 @@ def command(
     that is missing, or there twice, is an error.
     """
     from lrgenome.cli import logs
+    from lrgenome.cli.conflicts import refuse_overwriting
     from lrgenome.tasks import multiqc as task
 
+    refuse_overwriting([("--log-file", log_file)], [("FILE", path) for path in inputs])
     logs.set_up(verbose, quiet, log_file)
     task.run(inputs, output, sample=sample, no_clobber=no_clobber)

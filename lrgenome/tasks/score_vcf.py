@@ -22,7 +22,7 @@ from lrgenome.engine.runners import AnyRunner
 from lrgenome.engine.windows import WindowRunner
 from lrgenome.errors import SkippedRecordsError, UsageError
 from lrgenome.glossary import format_length
-from lrgenome.io.atomic import check_writable, is_stream, os_error_as_output_error, partial_path
+from lrgenome.io.atomic import check_writable, is_stream, os_error_as_output_error, partial_path, same_file
 from lrgenome.io.fasta import Fasta, read_alias_table
 from lrgenome.io.scores import (
     ScoreJournal,
@@ -172,7 +172,7 @@ def run(
         else:
             source = file = stack.enter_context(open_variants(vcf, tmpdir))
             found = find_fasta(fasta, file)
-            if output.path != "-" and os.path.exists(output.path) and os.path.samefile(output.path, found):
+            if output.path != "-" and same_file(output.path, found):
                 raise UsageError(f"-o: got {output.path}, which is the reference and would be lost")
             reference = stack.enter_context(Fasta(found))
         planner = VariantPlanner(

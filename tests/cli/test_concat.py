@@ -98,7 +98,14 @@ def test_what_does_not_belong_together(lrgenome, embed, tmp_path, genome):
     assert "is in another part too" in refused(other, again)
     assert "cannot be read as HDF5" in refused(parts[1], genome)
     said = lrgenome("concat", parts[1], parts[2], parts[3], "-o", parts[1], code=2).stderr
-    assert "which is one of the parts" in said and RowRange.parse(content(parts[1])[1]["rows"]).low == 0
+    assert "which is the input PART" in said and RowRange.parse(content(parts[1])[1]["rows"]).low == 0
+
+
+def test_a_log_is_not_written_into_a_part(lrgenome, embed, tmp_path):
+    part = embed("part.h5")
+    before = part.read_bytes()
+    said = lrgenome("concat", part, "-o", tmp_path / "joined.h5", "--log-file", part, code=2).stderr
+    assert "--log-file: got" in said and part.read_bytes() == before
 
 
 def test_rows_of_another_form():

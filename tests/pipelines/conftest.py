@@ -1,21 +1,19 @@
 """What the tests of pipelines share: real tools on PATH, the demo data, and runs of `lrgenome` to compare with."""
 
-import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pysam
 import pytest
-import torch
 from click.testing import Result
+from places import as_found  # noqa: F401
 from typer.testing import CliRunner
 
 from lrgenome.cli.app import app
-from lrgenome.ops.jit import set_threads
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -37,19 +35,6 @@ _BUNDLED = {
     "c = {} if g.preset else dict(seq_col=int(g.sequence) - 1, start_col=int(g.begin) - 1, end_col=int(g.end) - 1); "
     "pysam.tabix_index(g.file, preset=g.preset, force=g.force, csi=g.csi, **c)",
 }
-
-
-@pytest.fixture(autouse=True)
-def as_found() -> Iterator[None]:
-    """Give the process back its log handlers and threads."""
-    logger, threads = logging.getLogger("lrgenome"), torch.get_num_threads()
-    yield
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
-    logger.setLevel(logging.NOTSET)
-    logger.propagate = True
-    set_threads(threads)
 
 
 @pytest.fixture(scope="session")

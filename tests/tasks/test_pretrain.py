@@ -3,7 +3,6 @@
 import csv
 import json
 import logging
-import math
 import os
 import signal
 import subprocess
@@ -17,15 +16,11 @@ from typer.testing import CliRunner
 
 from lrgenome.cli.app import app
 from lrgenome.config import PRESETS, CaduceusConfig, NucleotideTransformerConfig
-from lrgenome.errors import UsageError
 from lrgenome.models.checkpoint import load_model, save_model
 from lrgenome.models.families import build
-from lrgenome.models.hawk import Hawk
 from lrgenome.ops import jit
 from lrgenome.tasks import pretrain
-from lrgenome.tasks.pretrain import choose_model
 from lrgenome.training import loop, step
-from lrgenome.training.settings import PretrainSettings
 from lrgenome.training.snapshot import last_step
 
 FAST = [
@@ -138,27 +133,6 @@ def test_dry_run_counts_and_writes_nothing(manifest, tmp_path):
     assert counts == [f"parameters\t{PRESETS['hawk-mini'].parameters}", "steps\t7", "bases\t896"]
     assert seconds.startswith("expected_seconds\t") and 0 <= float(seconds.split("\t")[1]) < 60
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("preset", ["hawk-mini", "transformer-mini"])
-def test_a_step_takes_as_long_as_is_measured(preset, monkeypatch):
-    """Of a clock that counts positions, windows and all: linear for recurrent models, whole windows for others."""
-    model, seen = build(PRESETS[preset]), []
-
-    class Clock:
-        @staticmethod
-        def perf_counter():
-            return float(sum(seen))
-
-    def counted(model, batch, *args, **more):
-        seen.extend(len(truth) for truth, _ in batch)
-        return model.embedding.sum()[None]
-
-    monkeypatch.setattr(step, "time", Clock)
-    monkeypatch.setattr(step, "batch_loss", counted)
-    settings = PretrainSettings(window=9_000, batch_size=3, accumulate=2, steps=1, warmup=0)
-    assert step.measure_step(model, settings, 9_000, recompute=False, windows=6) == pytest.approx(54_000)
-    assert max(seen) == (9_000 if preset == "transformer-mini" else 4_096)
 
 
 def test_equal_commands_write_equal_models(manifest, tiny_model, tmp_path):
@@ -336,35 +310,6 @@ def test_every_kind_of_model_is_trained_and_resumed(manifest, tmp_path, monkeypa
     fresh = build(loaded.config, seed=0)
     moved = [not torch.equal(a, b) for a, b in zip(loaded.parameters(), fresh.parameters(), strict=True)]
     assert loaded.config == SMALL[name] and all(moved)
-
-
-def test_a_transformer_remembers_how_long_its_windows_were():
-    config = choose_model("nt-v2-50m", None, False, None, 0, 30_000)[1]
-    assert config.max_tokens == 5_001
-    assert choose_model("nt-v2-50m", None, False, None, 0, 600)[1] == PRESETS["nt-v2-50m"]
-
-
-def test_the_slowest_state_of_a_caduceus_has_the_half_life_asked_for():
-    config = choose_model("caduceus-7.7m", 12_000, False, None, 0, 64)[1]
-    assert math.exp(-config.dt_min * 12_000) == pytest.approx(0.5)
-    for arguments, message in (
-        (("caduceus-7.7m", None, True), "--ring is of a Hawk"),
-        (("caduceus-7.7m", 5, False), "--half-life-max: got 5, expected more than 7 bp"),
-        (("nt-v2-50m", 5_000, False), "--half-life-max is of recurrent models"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            choose_model(*arguments, None, 0, 64)
-
-
-def test_initial_half_lives_follow_the_options():
-    assert choose_model("hawk-mini", None, False, None, 0, 64)[1] == PRESETS["hawk-mini"]
-    assert choose_model("hawk-mini", 5000, False, None, 0, 64)[1].half_life_max == 5000
-    model, config = choose_model("hawk-mini", None, True, None, 0, 64)
-    assert config.half_life_max is None and isinstance(model, Hawk)
-    again, _ = choose_model("hawk-mini", None, True, None, 0, 64)
-    assert torch.equal(again.embedding, model.embedding)
-    with pytest.raises(UsageError):
-        choose_model("hawk-mini", 1, False, None, 0, 64)
 
 
 def stop(arguments: list[str], log: Path, rows: int, number: int) -> tuple[int, str]:
