@@ -7,6 +7,7 @@ regions alone. A score follows from genome, variant and settings; the other vari
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -23,7 +24,7 @@ from lrgenome.engine.runner import Runner
 from lrgenome.errors import MemoryLimitError, NumericalError, UsageError
 from lrgenome.glossary import FORWARD, REVERSE
 from lrgenome.io import alleles
-from lrgenome.io.fasta import Fasta
+from lrgenome.io.fasta import Fasta, format_region
 from lrgenome.ops.workspace import Workspace
 from lrgenome.tasks.pass_sums import PassSums
 from lrgenome.tasks.readout import Readout
@@ -32,6 +33,8 @@ from lrgenome.tasks.regions import Layout, Tile, lay_out
 from lrgenome.tasks.scoring import STRANDS, WindowScorer
 from lrgenome.tasks.variants import AlleleEdit, AlleleWindows, scored_spans
 from lrgenome.tasks.wildtype import WildtypeTable
+
+log = logging.getLogger(__name__)
 
 SAFETY = 10.0
 """ERR_EST over the change that the reflected echo makes to LLR, or to PLL_DIFF where there is no LLR."""
@@ -42,6 +45,8 @@ _EXACT_BASES = 16_000_000
 """Of whole tiles that are held at a time."""
 _TOGETHER = 512
 """Alleles of a tile that are scored to the end before the next ones: what an interruption may cost."""
+_LONG_PASS = 200_000
+"""Bases of a tile from which a pass is worth a line of the log: no score comes before it has ended."""
 _SHARE = 0.25
 """Part of the free memory that states may take; beyond it, they go to disk."""
 
@@ -244,6 +249,9 @@ class TileScorer:
         if self.runner.model.compute_dtype != torch.bfloat16 and strand in self.strands:
             sums = PassSums(self.runner, tile.ids, strand, spans)
         if kept.at:
+            if len(tile.ids) >= _LONG_PASS:
+                log.info("pass over %s, %s strand", format_region(tile.contig, tile.start, tile.end),
+                         "reverse" if strand == REVERSE else "forward")  # fmt: skip
             for part in self.runner.stream(torch.from_numpy(tile.ids)[None], strand=strand, recorder=kept):
                 if sums is not None:
                     sums.take(part)

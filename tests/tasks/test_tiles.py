@@ -136,6 +136,17 @@ def test_regions_of_any_size_need_one_pass_over_the_tile(tiny, fasta):
     assert sum(recorder is not None for recorder in kept) == 2 * len(cores)
 
 
+def test_a_long_pass_is_said(runner, fasta, monkeypatch, caplog):
+    work = plan(fasta, ALLELES["snv"])
+    with caplog.at_level("INFO"):
+        score(runner, fasta, work)
+        assert not [line for line in caplog.messages if line.startswith("pass over")]
+        monkeypatch.setattr(tiles, "_LONG_PASS", 100)
+        score(runner, fasta, work)
+    said = [line for line in caplog.messages if line.startswith("pass over one:")]
+    assert [line.rsplit(", ")[1] for line in said] == ["forward strand", "reverse strand"]
+
+
 def test_whole_tiles_share_the_run_of_the_reference(tiny, fasta):
     first, *_ = work = [one for one in plan(fasta, *ALLELES.values()) if one[0].substitution]
     work = [one for one in work if one[0].core(CONTEXT) == first[0].core(CONTEXT)]
