@@ -3,7 +3,8 @@
 GELU is the tanh form, as in RecurrentGemma. Each has its definition in torch and a fused CPU pass.
 """
 
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import torch
 from numba import prange
@@ -14,6 +15,7 @@ from torch.nn.functional import silu as torch_silu
 from lrgenome.ops import backend
 from lrgenome.ops.intrinsics import from_f32, gelu, gelu_and_slope, silu, silu_and_slope, to_f32
 from lrgenome.ops.jit import kernel, storage
+from lrgenome.ops.trusted import TRITON_ROWS, trusted
 
 _ROWS = 32
 
@@ -133,8 +135,15 @@ class _GateSum(torch.autograd.Function):
         return dgate, dy, dy, None, None
 
 
+def _kernels(x: Tensor) -> ModuleType | None:
+    """Return the kernels for a GPU, if `x` is there and they are trusted."""
+    return trusted(TRITON_ROWS, str(x.device)) if backend.select(x) == "cuda" else None
+
+
 def geglu(m: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Compute gelu(m[:, :f]) * m[:, f:] for (n, 2f) products; `out` (n, f) is ignored under autograd."""
+    if (kernels := _kernels(m)) is not None:
+        return cast(Tensor, kernels.geglu(m))
     if backend.select(m) != "cpu":
         return naive_geglu(m)
     if backend.wants_grad(m):
@@ -156,6 +165,8 @@ def _gate_both(gate: Tensor, y1: Tensor, y2: Tensor, out: Tensor | None, forward
 
 def gate_sum(gate: Tensor, y1: Tensor, y2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Compute gelu(gate) * (y1 + y2), all (n, e); `out` may be one of the inputs, and is ignored under autograd."""
+    if (kernels := _kernels(gate)) is not None:
+        return cast(Tensor, kernels.gate_sum(gate, y1, y2, kernels.GELU))
     if backend.select(gate) != "cpu":
         return naive_gate_sum(gate, y1, y2)
     return _gate_both(gate, y1, y2, out, _gate_sum, _gate_sum_backward)
@@ -163,6 +174,8 @@ def gate_sum(gate: Tensor, y1: Tensor, y2: Tensor, *, out: Tensor | None = None)
 
 def silu_gate_sum(gate: Tensor, y1: Tensor, y2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Compute silu(gate) * (y1 + y2), as `gate_sum` does with GELU."""
+    if (kernels := _kernels(gate)) is not None:
+        return cast(Tensor, kernels.gate_sum(gate, y1, y2, kernels.SILU))
     if backend.select(gate) != "cpu":
         return naive_silu_gate_sum(gate, y1, y2)
     return _gate_both(gate, y1, y2, out, _silu_gate_sum, _silu_gate_sum_backward)

@@ -14,6 +14,7 @@ from torch import Tensor
 from lrgenome.ops import backend
 from lrgenome.ops.intrinsics import fma, from_f32, to_f32
 from lrgenome.ops.jit import kernel, storage
+from lrgenome.ops.trusted import TRITON_ROWS, trusted
 
 EPS = 1e-6
 _ROWS = 32
@@ -128,7 +129,8 @@ def rms_norm(
         (n, d) buffer of `dtype` for the result; ignored where autograd is at work.
     """
     if backend.select(x) != "cpu":
-        return naive_rms_norm(x, scale, dtype, eps)
+        kernels = trusted(TRITON_ROWS, str(x.device)) if backend.select(x) == "cuda" else None
+        return naive_rms_norm(x, scale, dtype, eps) if kernels is None else kernels.rms_norm(x, scale, dtype, eps)[1]
     if backend.wants_grad(x, scale):
         result: Tensor = _RmsNorm.apply(x.contiguous(), scale, dtype, eps)
         return result
@@ -142,8 +144,11 @@ def add_rms_norm(
 ) -> tuple[Tensor, Tensor]:
     """Add `delta` (n, d) to the residual stream `x` (n, d), then normalise; returns (x + delta, normalised).
 
-    Where autograd is not at work on a CPU, `x` is updated in place.
+    Where autograd is not at work, `x` may be updated in place.
     """
+    if backend.select(x) == "cuda" and (kernels := trusted(TRITON_ROWS, str(x.device))) is not None:
+        result: tuple[Tensor, Tensor] = kernels.rms_norm(x, scale, dtype, eps, delta)
+        return result
     if backend.select(x) != "cpu" or backend.wants_grad(x, delta, scale):
         x = x + delta
         return x, rms_norm(x, scale, dtype, eps=eps)

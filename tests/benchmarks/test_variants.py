@@ -30,7 +30,8 @@ def test_speed_and_differences_are_measured(capsys):
                    "--exact-long", "1"])  # fmt: skip
     *text, last = capsys.readouterr().out.splitlines()
     result = json.loads(last)
-    assert result["scored"] == 4 and result["passes_seconds"] > 0 and result["seconds_each"] > 0
+    # No sign is asked of the times: on a busy machine the first allele may take less than one of the others.
+    assert result["scored"] == 4 and result["seconds"] > 0
     assert result["passes_seconds"] + 4 * result["seconds_each"] == pytest.approx(result["seconds"], rel=1e-3)
     thousand = result["passes_seconds"] + 1000 * result["seconds_each"]
     assert result["seconds_per_1000"] == pytest.approx(thousand, rel=1e-3)

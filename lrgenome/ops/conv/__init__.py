@@ -21,7 +21,7 @@ def conv(
     if name == "cuda":
         from lrgenome.ops.conv import cuda
 
-        return cuda.conv(x, weight, bias, halo, reverse=reverse, silu=silu)
+        return cuda.conv(x, weight, bias, halo, reverse=reverse, silu=silu, out=out)
     if name in ("blocked", "cpu"):
         from lrgenome.ops.conv import blocked
 

@@ -33,7 +33,7 @@ def rglru(
     if name == "cuda":
         from lrgenome.ops.rglru import cuda
 
-        return cuda.rglru(x, gates, gate_bias, decay, h0, reverse=reverse, reset=reset, record=record)
+        return cuda.rglru(x, gates, gate_bias, decay, h0, reverse=reverse, reset=reset, out=out, record=record)
     if name == "blocked":
         from lrgenome.ops.rglru import blocked
 

@@ -1,0 +1,42 @@
+"""Kernels for a GPU, trusted on a device after they agreed there with the definition, else left out."""
+
+import importlib
+import logging
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+TRITON_ROWS = "lrgenome.ops.triton_rows"
+TOLERANCE = 1e-4
+"""Largest difference from the definition, on inputs of about 1, with which kernels are trusted."""
+
+
+@cache
+def trusted(name: str, device: str) -> ModuleType | None:
+    """Import the module `name` and let its ``worst_error(device)`` compare it with the definition, once a device.
+
+    Where it cannot be imported, fails or differs, a warning says so and plain torch is to run instead.
+    """
+    log.info("%s: checking (at first compiling) the kernels of %s", device, name.rpartition(".")[2])
+    try:
+        module = importlib.import_module(name)
+        worst = module.worst_error(device)
+    except Exception as error:  # compiled code fails to import and to run in many ways
+        log.warning("%s is not usable on %s (%s: %s): plain torch runs", name, device, type(error).__name__, error)
+        return None
+    if not worst <= TOLERANCE:  # not a number either
+        log.warning("%s differs by %.2g on %s in its self-check: plain torch runs", name, worst, device)
+        return None
+    return module
+
+
+def largest_difference(got: list[Tensor], expected: list[Tensor]) -> float:
+    """Return the largest difference of two lists of tensors in units of the larger of 1 and the tensor's largest."""
+    # One tensor, since max() of Python numbers may lose a NaN.
+    return torch.stack([
+        (one - other).abs().max() / other.abs().max().clamp(min=1.0) for one, other in zip(got, expected, strict=True)
+    ]).max().item()  # fmt: skip
