@@ -15,6 +15,11 @@ from typer.testing import CliRunner
 
 from lrgenome.cli.app import app
 
+# Triton reads it when a test imports it: kernels run interpreted without a GPU, of which device files tell soonest.
+_gpus = [path for name in ("nvidia[0-9]*", "dxg", "kfd") for path in Path("/dev").glob(name)]
+if not _gpus or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # A background job of a shell ignores SIGINT, and so would every process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

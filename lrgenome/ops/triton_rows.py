@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lrgenome.ops import backend
+from lrgenome.ops.trusted import largest_difference, on_its_device
 
 BLOCK = 1024
 """Values of a program."""
@@ -17,18 +18,18 @@ GELU, SILU = 0, 1
 
 
 @triton.jit
-def _gate(x, KIND: tl.constexpr):  # type: ignore[no-untyped-def]
+def _gate(x, KIND: tl.constexpr):
     """Return act(x) and its slope: GELU in its tanh form, 1/2 (1 + tanh u) = sigmoid(2 u), or SiLU."""
     z = x if KIND == 1 else 1.5957691216057308 * (x + 0.044715 * x * x * x)
     dz = 1.0 if KIND == 1 else 1.5957691216057308 * (1.0 + 0.134145 * x * x)
     opened = tl.sigmoid(z)
-    return x * opened, opened + x * opened * (1.0 - opened) * dz
+    return x * opened, opened + x * opened * tl.sigmoid(-z) * dz
 
 
 @triton.jit
-def _geglu(m, out, n, f, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _geglu(m, out, size, f, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < n * f
+    inside = at < size
     left = m + at // f * (2 * f) + at % f
     value, _ = _gate(tl.load(left, mask=inside, other=0.0).to(tl.float32), 0)
     value = value * tl.load(left + f, mask=inside, other=0.0).to(tl.float32)
@@ -36,9 +37,9 @@ def _geglu(m, out, n, f, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _geglu_backward(m, dout, dm, n, f, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _geglu_backward(m, dout, dm, size, f, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < n * f
+    inside = at < size
     left = at // f * (2 * f) + at % f
     value, slope = _gate(tl.load(m + left, mask=inside, other=0.0).to(tl.float32), 0)
     right = tl.load(m + left + f, mask=inside, other=0.0).to(tl.float32)
@@ -48,7 +49,7 @@ def _geglu_backward(m, dout, dm, n, f, BLOCK: tl.constexpr):  # type: ignore[no-
 
 
 @triton.jit
-def _gate_sum(gate, y1, y2, out, size, KIND: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _gate_sum(gate, y1, y2, out, size, KIND: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     value, _ = _gate(tl.load(gate + at, mask=inside, other=0.0).to(tl.float32), KIND)
@@ -59,7 +60,7 @@ def _gate_sum(gate, y1, y2, out, size, KIND: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _gate_sum_backward(gate, y1, y2, dout, dgate, dy, size, KIND: tl.constexpr,
-                       BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+                       BLOCK: tl.constexpr):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     value, slope = _gate(tl.load(gate + at, mask=inside, other=0.0).to(tl.float32), KIND)
@@ -72,7 +73,7 @@ def _gate_sum_backward(gate, y1, y2, dout, dgate, dy, size, KIND: tl.constexpr,
 
 @triton.jit
 def _norm(x, delta, total, scale, y, n, d, eps, ADD: tl.constexpr, ROWS: tl.constexpr,
-          WIDE: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+          WIDE: tl.constexpr):  # fmt: skip
     """Normalise ROWS rows; with ADD, x + delta is normalised, and written to `total`, which may be x."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     off = tl.arange(0, WIDE)[None, :]
@@ -91,7 +92,7 @@ def _norm(x, delta, total, scale, y, n, d, eps, ADD: tl.constexpr, ROWS: tl.cons
 
 @triton.jit
 def _norm_backward(x, scale, dy, dtotal, dx, sums, n, d, eps, ADD: tl.constexpr, ROWS: tl.constexpr,
-                   WIDE: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+                   WIDE: tl.constexpr):  # fmt: skip
     """Write dx of each row (plus `dtotal`, with ADD), and of each program its sum for the scale, (programs, d)."""
     off = tl.arange(0, WIDE)[None, :]
     weight = 1.0 + tl.load(scale + off, mask=off < d, other=0.0)
@@ -135,17 +136,18 @@ class _Geglu(torch.autograd.Function):
         (m,) = ctx.saved_tensors
         n, f = dout.shape
         dm = torch.empty_like(m)
-        _geglu_backward[_blocks(n * f)](m, dout.contiguous(), dm, n, f, BLOCK)
+        _geglu_backward[_blocks(n * f)](m, dout.contiguous(), dm, n * f, f, BLOCK)
         return dm
 
 
 def _run_geglu(m: Tensor) -> Tensor:
     n, f = m.shape[0], m.shape[1] // 2
     out = m.new_empty(n, f)
-    _geglu[_blocks(n * f)](m, out, n, f, BLOCK)
+    _geglu[_blocks(n * f)](m, out, n * f, f, BLOCK)
     return out
 
 
+@on_its_device
 def geglu(m: Tensor) -> Tensor:
     """Compute gelu(m[:, :f]) * m[:, f:] for (n, 2f) products."""
     m = m.contiguous()
@@ -177,6 +179,7 @@ def _run_gate_sum(gate: Tensor, y1: Tensor, y2: Tensor, kind: int) -> Tensor:
     return out
 
 
+@on_its_device
 def gate_sum(gate: Tensor, y1: Tensor, y2: Tensor, kind: int = GELU) -> Tensor:
     """Compute act(gate) * (y1 + y2), all (n, e)."""
     gate, y1, y2 = gate.contiguous(), y1.contiguous(), y2.contiguous()
@@ -221,6 +224,7 @@ def _run_norm(
     return total, y
 
 
+@on_its_device
 def rms_norm(
     x: Tensor, scale: Tensor, dtype: torch.dtype, eps: float, delta: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -239,7 +243,6 @@ def rms_norm(
 def worst_error(device: str) -> float:
     """Return how far outputs and gradients are from the definition's on random input."""
     from lrgenome.ops import gating, norm
-    from lrgenome.ops.trusted import largest_difference
 
     generator = torch.Generator().manual_seed(0)
     x, other, third = (torch.randn(50, 72, generator=generator).to(device).requires_grad_() for _ in range(3))
@@ -251,13 +254,14 @@ def worst_error(device: str) -> float:
     calls = (
         (geglu, gating.naive_geglu, (x,)),
         (gate_sum, gating.naive_gate_sum, (x, other, third)),
-        (lambda *of: gate_sum(*of, SILU), gating.naive_silu_gate_sum, (x, other, third)),
+        (lambda x, y, z: gate_sum(x, y, z, SILU), gating.naive_silu_gate_sum, (x, other, third)),
         (lambda x, s: rms_norm(x, s, torch.float32, 1e-6)[1], lambda x, s: norm.naive_rms_norm(x, s, torch.float32),
          (x, scale)),
         (lambda x, o, s: torch.cat(rms_norm(x, s, torch.float32, 1e-6, o)),
          lambda x, o, s: torch.cat(normed(x, s, torch.float32, 1e-6, o)), (x, other, scale)),
     )  # fmt: skip
-    got, expected = [], []
+    got: list[Tensor] = []
+    expected: list[Tensor] = []
     for fast, slow, leaves in calls:
         for function, to in ((fast, got), (slow, expected)):
             y = function(*leaves)

@@ -2,13 +2,17 @@
 
 import importlib
 import logging
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from types import ModuleType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 TRITON_ROWS = "lrgenome.ops.triton_rows"
 TOLERANCE = 1e-4
@@ -24,7 +28,9 @@ def trusted(name: str, device: str) -> ModuleType | None:
     log.info("%s: checking (at first compiling) the kernels of %s", device, name.rpartition(".")[2])
     try:
         module = importlib.import_module(name)
-        worst = module.worst_error(device)
+        # The first call may be under no_grad, where there would be no gradients to compare.
+        with torch.inference_mode(False), torch.enable_grad():
+            worst = module.worst_error(device)
     except Exception as error:  # compiled code fails to import and to run in many ways
         log.warning("%s is not usable on %s (%s: %s): plain torch runs", name, device, type(error).__name__, error)
         return None
@@ -40,3 +46,16 @@ def largest_difference(got: list[Tensor], expected: list[Tensor]) -> float:
     return torch.stack([
         (one - other).abs().max() / other.abs().max().clamp(min=1.0) for one, other in zip(got, expected, strict=True)
     ]).max().item()  # fmt: skip
+
+
+def on_its_device(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Run `function` on the GPU of its first argument, a tensor: Triton takes the current one, whatever it is given."""
+
+    @wraps(function)
+    def run(x: Tensor, *arguments: object, **named: object) -> Result:
+        if not x.is_cuda:
+            return function(x, *arguments, **named)
+        with torch.cuda.device(x.device):
+            return function(x, *arguments, **named)
+
+    return run

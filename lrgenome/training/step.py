@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 RECOMPUTE = ("auto", "always", "never")
 CPU_PASS = 16_384
 """Positions that a CPU takes through the model at once, as far as whole windows allow: more are no faster."""
+GPU_PASS = 131_072
+"""The same for a GPU, which this many keep busy."""
 _GRAPH_SHARE = 0.6
 """Part of the free memory from which a graph is too large to be kept whole."""
 _MOST = 0.9
@@ -70,9 +72,8 @@ def set_precision(model: Model, settings: PretrainSettings) -> None:
 
 def windows_at_once(settings: PretrainSettings, device: torch.device, window: int) -> int:
     """Return how many windows of a batch go through the model together."""
-    if device.type != "cpu":
-        return settings.batch_size
-    return min(settings.batch_size, max(1, CPU_PASS // window))
+    most = CPU_PASS if device.type == "cpu" else GPU_PASS
+    return min(settings.batch_size, max(1, most // window))
 
 
 def choose_recompute(model: Model, settings: PretrainSettings, recompute: str, free: int) -> bool:

@@ -105,7 +105,7 @@ class Convolutional(nn.Module):
     def losses(self, batch: list[tuple[np.ndarray, Masked]], dtype: torch.dtype) -> Tensor:
         """Return the (n,) losses at the targets of (true ids, corrupted window), in nats."""
         ids, targets, truth = (
-            torch.from_numpy(np.stack(rows))
+            torch.from_numpy(np.stack(rows)).to(self.embedding.device)
             for rows in ([m.ids for _, m in batch], [m.targets for _, m in batch], [t for t, _ in batch])
         )
         return masked_losses(self.logits(self(ids, dtype)[targets]), truth[targets])
@@ -128,7 +128,8 @@ def step_gradients(model: Convolutional, corpus: Corpus, settings: PretrainSetti
         rng = sample_rng(settings.seed, step, index)
         examples.append(training_example(config, corpus.draw(rng, window), rng, settings.mask_fraction, 0.0))
     count = sum(int(masked.targets.sum()) for _, masked in examples)
-    most, total = max(1, 16_384 // window), 0.0
+    on_cpu = model.embedding.device.type == "cpu"
+    most, total = max(1, 16_384 // window) if on_cpu else settings.batch_size, 0.0
     for low in range(0, len(examples), most):
         loss = model.losses(examples[low : low + most], dtype).sum() / max(1, count)
         loss.backward()
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--threads", "-t", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -164,7 +166,7 @@ def main() -> None:
         seed=args.seed, precision=args.precision,
     )  # fmt: skip
     torch.manual_seed(settings.seed)
-    model = Convolutional(Shape())
+    model = Convolutional(Shape()).to(args.device)
     log.info("%d weights", sum(p.numel() for p in model.parameters()))
     optimizer = build_optimizer(
         model, rate=settings.lr, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay

@@ -1,5 +1,6 @@
-"""What the tests of the ops share: inputs, losses over every output, comparisons, stand-in GPU kernels."""
+"""What the tests of the ops share: inputs, losses over every output, comparisons."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -14,6 +15,12 @@ from lrgenome.ops.jit import set_threads
 LENGTHS = (0, 1, 2, 3, 4, 5, 63, 64, 65, 200)
 SHAPES = (*((t, 3, 24) for t in LENGTHS), (1, 1, 64), (65, 1, 64), (65, 2, 128), (5, 2, 7), (65, 2, 7))
 """(positions, heads, head width); 24 and 7 are no multiples of the kernels' 64 lanes, 128 is two of them."""
+ROUNDING = 2.0**-8
+"""Of a number to bfloat16, relative, to the nearest."""
+
+interpreted = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1", reason="on a machine with a GPU, Triton kernels run there"
+)
 
 
 @contextmanager
@@ -93,6 +100,13 @@ def conv_inputs(b: int, t: int, e: int, dtype: torch.dtype, *, k: int = 4, seed:
     return ConvInputs(x.to(dtype), weight.to(wide), bias.to(wide), halo.to(dtype))
 
 
+def norm_inputs(n: int, d: int, wide: torch.dtype, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows, what is added to them, and a scale; sums are exact in bfloat16, so that none is rounded."""
+    generator = torch.Generator().manual_seed(0)
+    x, delta = (torch.randint(-63, 64, (n, d), generator=generator) / 16.0 for _ in range(2))
+    return x.to(wide), delta.to(dtype), 0.3 * torch.randn(d, generator=generator)
+
+
 def outputs_and_gradients(
     function: Callable[..., Tensor | tuple[Tensor, ...]],
     inputs: Sequence[Tensor],
@@ -117,12 +131,12 @@ def outputs_and_gradients(
     ]
 
 
-def assert_close(got: Tensor, want: Tensor, tolerance: float, what: str = "") -> None:
-    """Compare with the exact `want`: within `tolerance` of its largest value; bfloat16 may round besides."""
+def assert_close(got: Tensor, want: Tensor, tolerance: float, what: str = "", *, rounding: float = ROUNDING) -> None:
+    """Compare with the exact `want`: within `tolerance` of its largest value; bfloat16 may be rounded besides."""
     assert got.shape == want.shape, f"{what}: shape {tuple(got.shape)}, expected {tuple(want.shape)}"
     if not want.numel():
         return
-    rounding = 2.0**-8 if got.dtype == torch.bfloat16 else 0.0
+    rounding = rounding if got.dtype == torch.bfloat16 else 0.0
     want = want.double().cpu()
     error = (got.double().cpu() - want).abs()
     allowed = 1.01 * rounding * want.abs() + tolerance * want.abs().max() + 1e-30
@@ -135,12 +149,14 @@ def assert_all_close(
     want: tuple[list[Tensor], list[Tensor]],
     tolerance: float,
     names: Sequence[str],
+    *,
+    rounding: float = ROUNDING,
 ) -> None:
     """Compare the results of `outputs_and_gradients`; `names` are those of the inputs."""
     for index, (a, b) in enumerate(zip(got[0], want[0], strict=True)):
-        assert_close(a, b, tolerance, f"output {index}")
+        assert_close(a, b, tolerance, f"output {index}", rounding=rounding)
     for name, a, b in zip(names, got[1], want[1], strict=True):
-        assert_close(a, b, tolerance, f"gradient of {name}")
+        assert_close(a, b, tolerance, f"gradient of {name}", rounding=rounding)
 
 
 def chunks(t: int, size: int, *, reverse: bool) -> list[tuple[int, int]]:
@@ -148,46 +164,3 @@ def chunks(t: int, size: int, *, reverse: bool) -> list[tuple[int, int]]:
     if reverse:
         return [(max(0, hi - size), hi) for hi in range(t, 0, -size)]
     return [(lo, min(t, lo + size)) for lo in range(0, t, size)]
-
-
-def hgrn_stand_in(
-    x: Tensor,
-    g: Tensor,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    cu_seqlens: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """What fla.ops.hgrn.fused_recurrent_hgrn computes, in plain torch; its final state has the dtype of x."""
-    assert cu_seqlens is None
-    assert x.is_contiguous() and g.is_contiguous() and x.shape == g.shape
-    h = torch.zeros_like(x[:, 0]) if initial_state is None else initial_state
-    states = []
-    for position in range(x.shape[1]):
-        h = torch.exp(g[:, position]) * h + x[:, position]
-        states.append(h)
-    return torch.stack(states, 1).to(x.dtype), h.to(x.dtype) if output_final_state else None
-
-
-def causal_conv1d_stand_in(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    seq_idx: Tensor | None = None,
-    initial_states: Tensor | None = None,
-    return_final_states: bool = False,
-    final_states_out: Tensor | None = None,
-    activation: str | None = None,
-) -> Tensor:
-    """What causal_conv1d.causal_conv1d_fn computes, in plain torch, with the layouts that it insists on."""
-    assert seq_idx is None and activation is None and not return_final_states and final_states_out is None
-    assert bias is not None and initial_states is not None
-    b, e, t = x.shape
-    k = weight.shape[1]
-    assert weight.shape == (e, k) and weight.dtype == bias.dtype and initial_states.dtype == x.dtype
-    assert k in (2, 3, 4) and e % 8 == 0 and t > 0
-    # Initial states are taken in channel-last layout only.
-    assert x.stride(1) == 1 and initial_states.shape == (b, e, k - 1) and initial_states.stride(1) == 1
-    padded = torch.cat([initial_states, x], 2).float()
-    y = bias.float()[:, None] + sum(weight[:, j, None].float() * padded[:, :, j : j + t] for j in range(k))
-    # The kernel writes to an empty_like of x, which is channel-last too.
-    return y.to(x.dtype).transpose(1, 2).contiguous().transpose(1, 2)

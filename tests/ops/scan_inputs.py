@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from helpers import causal_conv1d_stand_in
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
@@ -130,14 +129,3 @@ WRONG_SELECTIVE_SCANS = [
     selective_scan_not_a_number,
     selective_scan_that_crashes,
 ]
-
-
-def causal_conv1d_and_silu_stand_in(
-    x: Tensor, weight: Tensor, bias: Tensor, *, initial_states: Tensor, activation: str | None = None
-) -> Tensor:
-    """`causal_conv1d_stand_in` with the activation that the kernel takes of its sums before it rounds them."""
-    if activation is None:
-        return causal_conv1d_stand_in(x, weight, bias, initial_states=initial_states)
-    assert activation in ("silu", "swish")
-    y = causal_conv1d_stand_in(x.float(), weight, bias, initial_states=initial_states.float())
-    return silu(y).to(x.dtype)

@@ -1,6 +1,6 @@
 """The depthwise convolution: fast ones against the definition, and the definition against a second one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import numba
@@ -17,30 +17,18 @@ from helpers import (
     outputs_and_gradients,
     threads,
 )
-from scan_inputs import causal_conv1d_and_silu_stand_in
 from torch import Tensor
 
 from lrgenome.ops import backend
-from lrgenome.ops.conv import blocked, conv, cpu, cuda, naive, next_halo
+from lrgenome.ops.conv import blocked, conv, cpu, naive, next_halo
 
 BOTH = (False, True)
 IMPLEMENTATIONS: dict[str, Callable[..., Tensor]] = {
     "naive": naive.conv,
     "cpu": cpu.conv,
     "blocked": blocked.conv,
-    "cuda": cuda.conv,
 }
-FAST = ("cpu", "blocked", "cuda")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def stand_in_for_causal_conv1d() -> Iterator[None]:
-    """Let the CUDA adapter run on the CPU with a kernel in plain torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda, "_import_kernel", lambda: causal_conv1d_and_silu_stand_in)
-        cuda._checked_kernel.cache_clear()
-        yield
-    cuda._checked_kernel.cache_clear()
+FAST = ("cpu", "blocked")
 
 
 def brute_force(inputs: ConvInputs, *, reverse: bool) -> np.ndarray:
@@ -123,7 +111,7 @@ def test_silu_is_taken_of_the_sums(name: str, dtype: torch.dtype, t: int, e: int
 def test_other_widths(k: int, reverse: bool) -> None:
     inputs = conv_inputs(2, 9, 8, torch.float32, k=k)
     want = outputs_and_gradients(partial(naive.conv, reverse=reverse), inputs, torch.float64)
-    for name in ("cpu", "blocked", "cuda", "naive"):
+    for name in ("cpu", "blocked", "naive"):
         with backend.use(name):
             got = outputs_and_gradients(partial(conv, reverse=reverse), inputs)
         assert_all_close(got, want, 1e-5, ConvInputs._fields)
@@ -218,7 +206,7 @@ def test_out_receives_y_unless_autograd_is_at_work(dtype: torch.dtype) -> None:
     assert y.requires_grad and (out == -7.0).all() and torch.equal(y.detach(), want)
 
 
-@pytest.mark.parametrize("name", backend.BACKENDS)
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
 def test_backend_decides(name: str) -> None:
     inputs = conv_inputs(2, 20, 8, torch.float32)
     with backend.use(name):

@@ -1,9 +1,11 @@
-"""The adapters to kernels that others keep: trusted after a self-check, else replaced by plain torch."""
+"""The adapter to a kernel that others keep, trusted after a self-check; and all kernels for a GPU, on one."""
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from functools import cache, partial
 from types import ModuleType
 
 import pytest
@@ -12,156 +14,53 @@ from helpers import (
     ConvInputs,
     RgLruInputs,
     assert_all_close,
+    assert_close,
     conv_inputs,
-    hgrn_stand_in,
+    norm_inputs,
     one_thread,  # noqa: F401
     outputs_and_gradients,
     rglru_inputs,
 )
 from scan_inputs import NAMES, WRONG_SELECTIVE_SCANS, positional, scan_inputs, selective_scan_stand_in
-from scan_inputs import causal_conv1d_and_silu_stand_in as causal_conv1d_stand_in
 from torch import Tensor
 
 from lrgenome.config import HawkConfig
-from lrgenome.models.hawk import build
+from lrgenome.engine.sweep import hidden_states
+from lrgenome.glossary import FORWARD, REVERSE
+from lrgenome.models.hawk import Hawk, build
 from lrgenome.ops import backend
-from lrgenome.ops.conv import blocked as conv_blocked
 from lrgenome.ops.conv import conv
-from lrgenome.ops.conv import cuda as conv_cuda
 from lrgenome.ops.conv import naive as conv_naive
-from lrgenome.ops.rglru import blocked as rglru_blocked
-from lrgenome.ops.rglru import cuda as rglru_cuda
+from lrgenome.ops.gating import (
+    gate_sum,
+    geglu,
+    naive_gate_sum,
+    naive_geglu,
+    naive_silu_gate_sum,
+    silu_gate_sum,
+)
+from lrgenome.ops.norm import add_rms_norm, naive_rms_norm, rms_norm
+from lrgenome.ops.record import Record
 from lrgenome.ops.rglru import naive as rglru_naive
 from lrgenome.ops.rglru import rglru
 from lrgenome.ops.selective_scan import blocked as selective_blocked
 from lrgenome.ops.selective_scan import cuda as selective_cuda
 from lrgenome.ops.selective_scan import naive as selective_naive
 from lrgenome.ops.selective_scan import selective_scan
-from lrgenome.ops.workspace import Workspace
+from lrgenome.ops.trusted import TRITON_ROWS, trusted
 
 
 @pytest.fixture(autouse=True)
 def unchecked() -> Iterator[None]:
     """Forget what an earlier test found out about the kernels, and let no later one know."""
-    for adapter in (rglru_cuda, conv_cuda, selective_cuda):
-        adapter._checked_kernel.cache_clear()
+    selective_cuda._checked_kernel.cache_clear()
     yield
-    for adapter in (rglru_cuda, conv_cuda, selective_cuda):
-        adapter._checked_kernel.cache_clear()
+    selective_cuda._checked_kernel.cache_clear()
 
 
-def wrong_final_state(**arguments: Tensor) -> tuple[Tensor, Tensor | None]:
-    y, _ = hgrn_stand_in(**arguments)
-    return y, y[:, -2]
-
-
-def final_state_not_a_number(**arguments: Tensor) -> tuple[Tensor, Tensor | None]:
-    y, end = hgrn_stand_in(**arguments)
-    return y, torch.full_like(end, torch.nan)
-
-
-def no_final_state(**arguments: Tensor) -> tuple[Tensor, Tensor | None]:
-    return hgrn_stand_in(**arguments)[0], None
-
-
-def scan_slightly_off(**arguments: Tensor) -> tuple[Tensor, Tensor | None]:
-    y, end = hgrn_stand_in(**arguments)
-    return y + 1e-3, end
-
-
-def scan_without_initial_state(**arguments: Tensor) -> tuple[Tensor, Tensor | None]:
-    return hgrn_stand_in(**{**arguments, "initial_state": None})
-
-
-def scan_that_crashes(**arguments: Tensor) -> tuple[Tensor, Tensor | None]:
-    raise RuntimeError("no kernel image is available")
-
-
-def conv_slightly_off(*arguments: Tensor, **named: Tensor) -> Tensor:
-    return causal_conv1d_stand_in(*arguments, **named) + 1e-3
-
-
-def conv_without_initial_states(*arguments: Tensor, **named: Tensor) -> Tensor:
-    states = torch.zeros_like(named["initial_states"])
-    return causal_conv1d_stand_in(*arguments, **{**named, "initial_states": states})
-
-
-def conv_of_flipped_taps(x: Tensor, weight: Tensor, bias: Tensor, **named: Tensor) -> Tensor:
-    return causal_conv1d_stand_in(x, weight.flip(1), bias, **named)
-
-
-def conv_not_a_number(*arguments: Tensor, **named: Tensor) -> Tensor:
-    y = causal_conv1d_stand_in(*arguments, **named)
-    y[0, 0, 0] = torch.nan
-    return y
-
-
-def conv_without_activation(*arguments: Tensor, **named: Tensor) -> Tensor:
-    return causal_conv1d_stand_in(*arguments, **{**named, "activation": None})
-
-
-def conv_that_crashes(*arguments: Tensor, **named: Tensor) -> Tensor:
-    raise RuntimeError("no kernel image is available")
-
-
-WRONG_SCANS = [
-    wrong_final_state,
-    final_state_not_a_number,
-    no_final_state,
-    scan_slightly_off,
-    scan_without_initial_state,
-    scan_that_crashes,
-]
-WRONG_CONVS = [
-    conv_slightly_off,
-    conv_without_initial_states,
-    conv_of_flipped_taps,
-    conv_not_a_number,
-    conv_without_activation,
-    conv_that_crashes,
-]
-
-
-def test_right_kernels_pass_their_self_check(caplog: pytest.LogCaptureFixture) -> None:
-    assert rglru_cuda.self_check(hgrn_stand_in, "cpu")
-    assert conv_cuda.self_check(causal_conv1d_stand_in, "cpu")
+def test_a_right_kernel_passes_its_self_check(caplog: pytest.LogCaptureFixture) -> None:
     assert selective_cuda.self_check(selective_scan_stand_in, "cpu")
     assert not caplog.records
-
-
-@pytest.mark.parametrize("kernel", WRONG_SCANS)
-def test_wrong_scan_falls_back(
-    kernel: Callable[..., tuple[Tensor, Tensor | None]],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(rglru_cuda, "_import_kernel", lambda: kernel)
-    inputs = rglru_inputs(2, 30, 2, 8, torch.float32)
-    want = outputs_and_gradients(partial(rglru_blocked.rglru, reverse=True, reset=True), inputs)
-    with backend.use("cuda"):
-        for _ in range(2):
-            got = outputs_and_gradients(partial(rglru, reverse=True, reset=True), inputs)
-    assert all(torch.equal(a, b) for a, b in zip(got[0] + got[1], want[0] + want[1], strict=True))
-    # Said once for a device, not at every call.
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
-    assert "fla" in record.message and "on cpu" in record.message and "plain torch" in record.message
-
-
-@pytest.mark.parametrize("kernel", WRONG_CONVS)
-def test_wrong_convolution_falls_back(
-    kernel: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(conv_cuda, "_import_kernel", lambda: kernel)
-    inputs = conv_inputs(2, 30, 16, torch.float32)
-    want = outputs_and_gradients(partial(conv_blocked.conv, reverse=True), inputs)
-    with backend.use("cuda"):
-        for _ in range(2):
-            got = outputs_and_gradients(partial(conv, reverse=True), inputs)
-    assert all(torch.equal(a, b) for a, b in zip(got[0] + got[1], want[0] + want[1], strict=True))
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
-    assert "causal_conv1d" in record.message and "on cpu" in record.message and "plain torch" in record.message
 
 
 @pytest.mark.parametrize("kernel", WRONG_SELECTIVE_SCANS)
@@ -223,142 +122,128 @@ def test_what_the_entering_state_adds(state: str, reverse: bool, monkeypatch: py
 
 
 @pytest.mark.parametrize("error", [ImportError("no module"), OSError("undefined symbol"), RuntimeError("no driver")])
-def test_kernels_that_do_not_import_fall_back(
+def test_a_kernel_that_does_not_import_falls_back(
     error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken() -> None:
         raise error
 
-    monkeypatch.setattr(rglru_cuda, "_import_kernel", broken)
-    monkeypatch.setattr(conv_cuda, "_import_kernel", broken)
     monkeypatch.setattr(selective_cuda, "_import_kernel", broken)
-    hawk_inputs, short_inputs = rglru_inputs(2, 9, 2, 8, torch.float32), conv_inputs(2, 9, 16, torch.float32)
-    mamba_inputs = scan_inputs(2, 9, 16, 4, torch.float32)
+    inputs = scan_inputs(2, 9, 16, 4, torch.float32)
     with backend.use("cuda"):
         for _ in range(2):
-            y, end = rglru(*hawk_inputs, reverse=False, reset=True)
-            v = conv(*short_inputs, reverse=False)
-            s, _ = positional(selective_scan, reverse=False)(*mamba_inputs)
-    want_y, want_end = rglru_blocked.rglru(*hawk_inputs, reverse=False, reset=True)
-    assert torch.equal(y, want_y) and torch.equal(end, want_end)
-    assert torch.equal(v, conv_blocked.conv(*short_inputs, reverse=False))
-    assert torch.equal(s, positional(selective_blocked.selective_scan, reverse=False)(*mamba_inputs)[0])
-    assert len(caplog.records) == 3
-    assert all(str(error) in record.message and "not usable on cpu" in record.message for record in caplog.records)
+            y, _ = positional(selective_scan, reverse=False)(*inputs)
+    assert torch.equal(y, positional(selective_blocked.selective_scan, reverse=False)(*inputs)[0])
+    (record,) = caplog.records
+    assert str(error) in record.message and "not usable on cpu" in record.message
 
 
-def test_kernels_are_imported_from_where_they_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    hgrn, causal = ModuleType("fla.ops.hgrn"), ModuleType("causal_conv1d")
-    mamba = ModuleType("mamba_ssm.ops.selective_scan_interface")
-    hgrn.fused_recurrent_hgrn = hgrn_stand_in  # type: ignore[attr-defined]
-    causal.causal_conv1d_fn = causal_conv1d_stand_in  # type: ignore[attr-defined]
-    mamba.selective_scan_fn = selective_scan_stand_in  # type: ignore[attr-defined]
-    for name, module in {
-        "mamba_ssm": ModuleType("mamba_ssm"),
-        "mamba_ssm.ops": ModuleType("mamba_ssm.ops"),
-        "mamba_ssm.ops.selective_scan_interface": mamba,
-        "fla": ModuleType("fla"),
-        "fla.ops": ModuleType("fla.ops"),
-        "fla.ops.hgrn": hgrn,
-        "causal_conv1d": causal,
-    }.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    assert rglru_cuda._import_kernel() is hgrn_stand_in
-    assert conv_cuda._import_kernel() is causal_conv1d_stand_in
+def test_the_kernel_is_imported_from_where_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
+    interface.selective_scan_fn = selective_scan_stand_in  # type: ignore[attr-defined]
+    for name in ("mamba_ssm", "mamba_ssm.ops"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, interface.__name__, interface)
     assert selective_cuda._import_kernel() is selective_scan_stand_in
 
 
-def test_a_kernel_is_checked_once_for_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def counted(**arguments: Tensor) -> tuple[Tensor, Tensor | None]:
-        calls.append(arguments["x"].shape[1])
-        return hgrn_stand_in(**arguments)
-
-    monkeypatch.setattr(rglru_cuda, "_import_kernel", lambda: counted)
-    inputs = rglru_inputs(1, 5, 2, 8, torch.float32)
-    with backend.use("cuda"):
-        for _ in range(3):
-            rglru(*inputs, reverse=False, reset=False)
-    assert calls == [rglru_cuda.CHECK_POSITIONS] * 2 + [5] * 3
+def small_hawk() -> Hawk:
+    """Return two blocks, no weight of which is 0."""
+    config = HawkConfig(layers=2, width=48, recurrent_width=72, heads=3, mlp_width=40, half_life_max=200.0)
+    model, generator = build(config, seed=1), torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
 
 
-def test_final_state_is_float32_though_the_kernel_gives_the_dtype_of_its_input(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen = []
-
-    def watching(**arguments: Tensor) -> tuple[Tensor, Tensor | None]:
-        seen.extend(arguments[name].dtype for name in ("x", "g", "initial_state"))
-        return hgrn_stand_in(**arguments)
-
-    monkeypatch.setattr(rglru_cuda, "_import_kernel", lambda: watching)
-    y, end = rglru_cuda.rglru(*rglru_inputs(1, 5, 2, 8, torch.bfloat16), reverse=False, reset=True)
-    assert y.dtype == torch.bfloat16 and end.dtype == torch.float32 and set(seen) == {torch.float32}
-
-
-@pytest.mark.parametrize(("t", "e", "k"), [(0, 16, 4), (9, 12, 4), (9, 16, 5)])
-def test_what_the_convolution_kernel_cannot_take_goes_to_plain_torch(
-    t: int, e: int, k: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(conv_cuda, "_import_kernel", lambda: causal_conv1d_stand_in)
-    inputs = conv_inputs(2, t, e, torch.float32, k=k)
-    y = conv_cuda.conv(*inputs, reverse=False)
-    assert torch.equal(y, conv_blocked.conv(*inputs, reverse=False)) and not caplog.records
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-def test_a_block_runs_on_the_adapters(reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rglru_cuda, "_import_kernel", lambda: hgrn_stand_in)
-    monkeypatch.setattr(conv_cuda, "_import_kernel", lambda: causal_conv1d_stand_in)
-    block = build(HawkConfig(layers=1, width=16, recurrent_width=24, heads=3, mlp_width=32), seed=1).blocks[0]
-    x = torch.randn(2, 11, 16, generator=torch.Generator().manual_seed(2))
-    results = {}
-    for name in ("cuda", "naive"):
-        with backend.use(name):
-            ws = Workspace(enabled=False)
-            u = block.prepare(x, ws)
-            y, state = block.scan(u, block.initial_state(2, x.device), weights=0, reverse=reverse, reset=True, ws=ws)
-            results[name] = (block.combine(x, u, y, y, ws), *state)
-    for got, want in zip(results["cuda"], results["naive"], strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+def run_model(model: Hawk, ids: Tensor, chunk: int | None, strand: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return hidden states, and the gradients by the weights of a random linear loss over them."""
+    hidden = hidden_states(model, ids, chunk=chunk, strand=strand)
+    weight = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(4)).to(ids.device)
+    named = dict(model.named_parameters())
+    gradients = torch.autograd.grad((hidden * weight).sum(), named.values(), allow_unused=True, materialize_grads=True)
+    return hidden.detach(), dict(zip(named, gradients, strict=True))
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+KERNELS = ("lrgenome.ops.rglru.triton_scan", "lrgenome.ops.conv.triton_conv", TRITON_ROWS)
+
+
+def allow_tf32(matmul: bool, cudnn: bool) -> tuple[bool, bool]:
+    """Set whether float32 products may use TF32, which has ten bits; returns what was set before."""
+    with warnings.catch_warnings():
+        # Some releases of torch have newer names for it, and say so.
+        warnings.simplefilter("ignore")
+        before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+    return before
+
+
+@pytest.fixture
+def full_precision() -> Iterator[None]:
+    before = allow_tf32(False, False)
+    yield
+    allow_tf32(*before)
+
+
+def on_device(inputs: Iterable[Tensor]) -> list[Tensor]:
+    return [i.to("cuda") for i in inputs]
 
 
 @pytest.mark.cuda
 @needs_cuda
-@pytest.mark.parametrize("name", ["cuda", "blocked"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("t", [1, 3, 65, 1000])
-@pytest.mark.parametrize("reverse", [False, True])
-def test_scan_on_a_device(name: str, dtype: torch.dtype, t: int, reverse: bool) -> None:
-    inputs = rglru_inputs(2, t, 3, 24, dtype)
-    want = outputs_and_gradients(partial(rglru_naive.rglru, reverse=reverse, reset=True), inputs, torch.float64)
-    with backend.use(name):
-        got = outputs_and_gradients(partial(rglru, reverse=reverse, reset=True), [i.to("cuda") for i in inputs])
-    assert all(o.is_cuda for o in got[0] + got[1])
-    assert_all_close(got, want, 2e-5, RgLruInputs._fields)
-
-
-@pytest.mark.cuda
-@needs_cuda
-@pytest.mark.parametrize("name", ["cuda", "blocked"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("t", [1, 3, 65, 1000])
-@pytest.mark.parametrize("reverse", [False, True])
-def test_convolution_on_a_device(
-    name: str, dtype: torch.dtype, t: int, reverse: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_are_trusted_on_a_device(
+    name: str, mode: Callable[[], AbstractContextManager[None]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Float32 convolutions of cuDNN may otherwise use TF32, which has ten bits.
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    inputs = conv_inputs(2, t, 72, dtype)
-    want = outputs_and_gradients(partial(conv_naive.conv, reverse=reverse), inputs, torch.float64)
+    trusted.cache_clear()
+    with mode():
+        assert trusted(name, "cuda:0") is not None, caplog.text
+    assert not caplog.records
+
+
+@cache
+def exact_scan(t: int, dtype: torch.dtype, reverse: bool, reset: bool) -> tuple[list[Tensor], list[Tensor]]:
+    inputs = rglru_inputs(2, t, 3, 24, dtype)
+    return outputs_and_gradients(partial(rglru_naive.rglru, reverse=reverse, reset=reset), inputs, torch.float64)
+
+
+@pytest.mark.cuda
+@needs_cuda
+@pytest.mark.parametrize("name", ["cuda", "blocked"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("t", [1, 3, 65, 1000])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("reset", [False, True])
+def test_scan_on_a_device(name: str, dtype: torch.dtype, t: int, reverse: bool, reset: bool) -> None:
+    inputs = rglru_inputs(2, t, 3, 24, dtype)
     with backend.use(name):
-        got = outputs_and_gradients(partial(conv, reverse=reverse), [i.to("cuda") for i in inputs])
+        got = outputs_and_gradients(partial(rglru, reverse=reverse, reset=reset), on_device(inputs))
     assert all(o.is_cuda for o in got[0] + got[1])
+    assert_all_close(got, exact_scan(t, dtype, reverse, reset), 2e-5, RgLruInputs._fields)
+
+
+@pytest.mark.cuda
+@needs_cuda
+@pytest.mark.parametrize("name", ["cuda", "blocked"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("t", [1, 3, 65, 1000])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.usefixtures("full_precision")
+def test_convolution_on_a_device(name: str, dtype: torch.dtype, t: int, reverse: bool, silu: bool) -> None:
+    inputs = conv_inputs(2, t, 72, dtype)
+    there = on_device(inputs)
+    want = outputs_and_gradients(partial(conv_naive.conv, reverse=reverse, silu=silu), inputs, torch.float64)
+    with backend.use(name):
+        got = outputs_and_gradients(partial(conv, reverse=reverse, silu=silu), there)
+        untraced = conv(*there, reverse=reverse, silu=silu, out=torch.empty_like(there[0]))
+    assert all(o.is_cuda for o in (*got[0], *got[1], untraced))
     assert_all_close(got, want, 2e-5, ConvInputs._fields)
+    assert_close(untraced, want[0][0], 2e-5)
 
 
 @pytest.mark.cuda
@@ -370,10 +255,104 @@ def test_convolution_on_a_device(
 def test_selective_scan_on_a_device(name: str, dtype: torch.dtype, t: int, reverse: bool) -> None:
     inputs = scan_inputs(2, t, 72, 16, dtype)
     want = outputs_and_gradients(positional(selective_naive.selective_scan, reverse=reverse), inputs, torch.float64)
-    there = [i.to("cuda") for i in inputs]
+    there = on_device(inputs)
     with backend.use(name):
         got = outputs_and_gradients(positional(selective_scan, reverse=reverse), there)
         untraced = positional(selective_scan, reverse=reverse)(*there)
     assert all(o.is_cuda for o in (*got[0], *got[1], *untraced))
     assert_all_close(got, want, 2e-5, NAMES)
     assert_all_close((list(untraced), []), (want[0], []), 2e-5, ())
+
+
+@pytest.mark.cuda
+@needs_cuda
+@pytest.mark.parametrize("name", ["cuda", "blocked"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_states_at_boundaries_on_a_device(name: str, dtype: torch.dtype, reverse: bool) -> None:
+    inputs, at = rglru_inputs(2, 200, 3, 24, dtype), torch.tensor([0, 1, 64, 65, 199, 200])
+    want = Record(at, torch.empty(2, len(at), 72, dtype=torch.float64))
+    y, end = rglru_naive.rglru(*(i.double() for i in inputs), reverse=reverse, reset=True, record=want)
+    got = Record(at, torch.empty(2, len(at), 72, device="cuda"))
+    there = on_device(inputs)
+    out = torch.empty_like(there[0])
+    with backend.use(name):
+        results = rglru(*there, reverse=reverse, reset=True, out=out, record=got)
+    assert name == "blocked" or results[0].data_ptr() == out.data_ptr()
+    for one, other in zip((*results, got.h), (y, end, want.h), strict=True):
+        assert_close(one, other, 2e-5)
+
+
+GATES = {
+    "geglu": (geglu, naive_geglu, 1),
+    "gelu": (gate_sum, naive_gate_sum, 3),
+    "silu": (silu_gate_sum, naive_silu_gate_sum, 3),
+}
+
+
+@pytest.mark.cuda
+@needs_cuda
+@pytest.mark.parametrize("name", ["cuda", "blocked"])
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n", [1, 3, 65, 1000])
+def test_gates_on_a_device(name: str, gate: str, dtype: torch.dtype, n: int) -> None:
+    fast, naive, count = GATES[gate]
+    generator = torch.Generator().manual_seed(0)
+    inputs = [(3.0 * torch.randn(n, 72, generator=generator)).to(dtype) for _ in range(count)]
+    want = outputs_and_gradients(naive, inputs, torch.float64)
+    with backend.use(name):
+        got = outputs_and_gradients(fast, on_device(inputs))
+        untraced = fast(*on_device(inputs))
+    assert all(o.is_cuda for o in (*got[0], *got[1], untraced))
+    assert_all_close(got, want, 1e-5, [f"input {index}" for index in range(count)])
+    assert torch.equal(untraced, got[0][0])
+
+
+@pytest.mark.cuda
+@needs_cuda
+@pytest.mark.parametrize("name", ["cuda", "blocked"])
+@pytest.mark.parametrize(
+    ("wide", "dtype"), [(torch.float32,) * 2, (torch.float32, torch.bfloat16), (torch.bfloat16,) * 2]
+)
+@pytest.mark.parametrize("n", [1, 3, 65, 1000])
+@pytest.mark.parametrize("d", [72, 128])
+def test_norm_on_a_device(name: str, wide: torch.dtype, dtype: torch.dtype, n: int, d: int) -> None:
+    x, delta, scale = norm_inputs(n, d, wide, dtype)
+    want = outputs_and_gradients(lambda x, s: naive_rms_norm(x, s, torch.float64), (x, scale), torch.float64)
+    with backend.use(name):
+        got = outputs_and_gradients(lambda x, s: rms_norm(x, s, dtype), on_device((x, scale)))
+    assert got[0][0].is_cuda and got[0][0].dtype == dtype
+    assert_all_close(got, want, 2e-5, ("x", "scale"))
+
+    inputs = (x, delta, scale)
+    want = outputs_and_gradients(
+        lambda x, u, s: (x + u, naive_rms_norm(x + u, s, torch.float64)), inputs, torch.float64
+    )
+    with backend.use(name):
+        got = outputs_and_gradients(lambda x, u, s: add_rms_norm(x, u, s, dtype), on_device(inputs))
+        untraced = add_rms_norm(*on_device(inputs), dtype)
+    # In plain torch two gradients, each rounded, meet in x and delta.
+    assert_all_close(got, want, 2e-5 if name == "cuda" or wide == torch.float32 else 1e-2, ("x", "delta", "scale"))
+    assert_all_close((list(untraced), []), (want[0], []), 2e-5, ())
+
+
+@pytest.mark.cuda
+@needs_cuda
+@pytest.mark.parametrize("strand", [FORWARD, REVERSE])
+@pytest.mark.parametrize("chunk", [None, 70])
+@pytest.mark.usefixtures("full_precision")
+def test_a_model_on_a_device_computes_what_it_does_on_the_cpu(chunk: int | None, strand: int) -> None:
+    ids = torch.randint(7, 12, (2, 300), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    hidden, gradients = run_model(small_hawk(), ids, None, strand)
+    got, got_gradients = run_model(small_hawk().to("cuda"), ids.to("cuda"), chunk, strand)
+    assert got.is_cuda and gradients.keys() == got_gradients.keys()
+    assert_close(got, hidden, 1e-4, "hidden states")
+    for name, gradient in gradients.items():
+        assert gradient.any(), name
+        assert_close(got_gradients[name], gradient, 1e-4, f"gradient of {name}")
+    # Without autograd memory is used again, and the residual stream is updated in place.
+    model = small_hawk().to("cuda")
+    with torch.no_grad():
+        untraced = hidden_states(model, ids.to("cuda"), chunk=chunk, strand=strand)
+    assert_close(untraced, hidden, 1e-4, "hidden states without autograd")

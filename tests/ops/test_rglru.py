@@ -1,6 +1,6 @@
-"""The RG-LRU: every fast implementation against the definition, and the definition against a second one."""
+"""The RG-LRU: every implementation for a CPU against the definition, and the definition against a second one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 
 import numba
@@ -13,7 +13,6 @@ from helpers import (
     assert_all_close,
     assert_close,
     chunks,
-    hgrn_stand_in,
     one_thread,  # noqa: F401
     outputs_and_gradients,
     rglru_inputs,
@@ -24,27 +23,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lrgenome.ops import backend
-from lrgenome.ops.rglru import blocked, cpu, cuda, naive, rglru
+from lrgenome.ops.rglru import blocked, cpu, naive, rglru
 
 BOTH = (False, True)
 IMPLEMENTATIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "naive": naive.rglru,
     "cpu": cpu.rglru,
     "blocked": blocked.rglru,
-    "cuda": cuda.rglru,
 }
-FAST = ("cpu", "blocked", "cuda")
+FAST = ("cpu", "blocked")
 Results = tuple[list[Tensor], list[Tensor]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def stand_in_for_fla() -> Iterator[None]:
-    """Let the CUDA adapter run on the CPU with a kernel in plain torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda, "_import_kernel", lambda: hgrn_stand_in)
-        cuda._checked_kernel.cache_clear()
-        yield
-    cuda._checked_kernel.cache_clear()
 
 
 @cache
@@ -322,7 +310,7 @@ def test_out_receives_y_unless_autograd_is_at_work(dtype: torch.dtype) -> None:
     assert y.requires_grad and (out == -7.0).all() and torch.equal(y.detach(), want)
 
 
-@pytest.mark.parametrize("name", backend.BACKENDS)
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
 def test_backend_decides(name: str) -> None:
     inputs = rglru_inputs(2, 20, 3, 8, torch.float32)
     with backend.use(name):

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lrgenome.ops import backend
 from lrgenome.ops.conv import naive
-from lrgenome.ops.trusted import largest_difference
+from lrgenome.ops.trusted import largest_difference, on_its_device
 
 TILE = 64
 """Steps of a tile."""
@@ -19,14 +19,14 @@ CHANNELS = 32
 
 
 @triton.jit
-def _at(steps, t, e, off, row, REVERSE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _at(steps, t, e, off, row, REVERSE: tl.constexpr):
     """Return where steps of a row lie in (b, t, e) memory."""
     where = t - 1 - steps if REVERSE else steps
     return (row * t + where.to(tl.int64)) * e + off
 
 
 @triton.jit
-def _input(x, halo, steps, t, e, off, row, K: tl.constexpr, REVERSE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _input(x, halo, steps, t, e, off, row, K: tl.constexpr, REVERSE: tl.constexpr):
     """Read inputs at steps from -(K - 1), which the halo holds; 0 past the last one."""
     inside = (steps >= 0) & (steps < t) & (off < e)
     before = (steps < 0) & (off < e)
@@ -38,7 +38,7 @@ def _input(x, halo, steps, t, e, off, row, K: tl.constexpr, REVERSE: tl.constexp
 
 @triton.jit
 def _forward(x, weight, bias, halo, y, t, e, K: tl.constexpr, TILE: tl.constexpr, CHANNELS: tl.constexpr,
-             REVERSE: tl.constexpr, SILU: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+             REVERSE: tl.constexpr, SILU: tl.constexpr):  # fmt: skip
     row = tl.program_id(1).to(tl.int64)
     steps = tl.program_id(0) * TILE + tl.arange(0, TILE)[:, None]
     off = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
@@ -53,7 +53,7 @@ def _forward(x, weight, bias, halo, y, t, e, K: tl.constexpr, TILE: tl.constexpr
 
 @triton.jit
 def _backward(x, weight, halo, dy, dx, sums, t, e, K: tl.constexpr, TILE: tl.constexpr, CHANNELS: tl.constexpr,
-              REVERSE: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+              REVERSE: tl.constexpr):  # fmt: skip
     """Write dx, and of each tile the sums for the taps and the bias, (b, tiles, K + 1, e) float32."""
     row = tl.program_id(1).to(tl.int64)
     steps = tl.program_id(0) * TILE + tl.arange(0, TILE)[:, None]
@@ -86,10 +86,12 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, y: Tensor, rever
 
 class _Conv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, reverse: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, reverse: bool, dtype: torch.dtype
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, halo)
         ctx.reverse = reverse
-        return _run(x, weight, bias, halo, torch.empty_like(x), reverse, False)
+        return _run(x, weight, bias, halo, torch.empty_like(x, dtype=dtype), reverse, False)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -100,7 +102,7 @@ class _Conv(torch.autograd.Function):
         _backward[grid](x, weight, halo, dy, dx, sums, t, e, k, TILE, CHANNELS, ctx.reverse)
         sums = sums.sum((0, 1))
         dhalo = _halo_gradient(weight, dy, ctx.reverse).to(halo.dtype) if ctx.needs_input_grad[3] else None
-        return dx, sums[:k], sums[k], dhalo, None
+        return dx, sums[:k], sums[k], dhalo, None, None
 
 
 def _halo_gradient(weight: Tensor, dy: Tensor, reverse: bool) -> Tensor:
@@ -115,6 +117,7 @@ def _halo_gradient(weight: Tensor, dy: Tensor, reverse: bool) -> Tensor:
     return torch.stack(rows if reverse else rows[::-1], 1)
 
 
+@on_its_device
 def conv(
     x: Tensor, weight: Tensor, bias: Tensor, halo: Tensor, *,
     reverse: bool, silu: bool = False, out: Tensor | None = None,
@@ -124,8 +127,9 @@ def conv(
         x.contiguous(), weight.float().contiguous(), bias.float().contiguous(), halo.to(x.dtype).contiguous()
     )  # fmt: skip
     if backend.wants_grad(x, weight, bias, halo):
-        y: Tensor = _Conv.apply(*inputs, reverse)
-        return functional.silu(y.float()).to(x.dtype) if silu else y
+        # SiLU is taken of the sums before they are rounded.
+        y: Tensor = _Conv.apply(*inputs, reverse, torch.float32 if silu else x.dtype)
+        return functional.silu(y).to(x.dtype) if silu else y
     return _run(*inputs, torch.empty_like(inputs[0]) if out is None else out, reverse, silu)
 
 
@@ -136,7 +140,8 @@ def worst_error(device: str) -> float:
         torch.randn(shape, generator=generator).to(device).requires_grad_()
         for shape in ((2, TILE + 9, CHANNELS + 8), (4, CHANNELS + 8), (CHANNELS + 8,), (2, 3, CHANNELS + 8))
     ]
-    got, expected = [], []
+    got: list[Tensor] = []
+    expected: list[Tensor] = []
     for reverse in (False, True):
         for silu in (False, True):
             for function, to in ((conv, got), (naive.conv, expected)):

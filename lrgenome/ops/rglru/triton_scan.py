@@ -18,7 +18,7 @@ from torch import Tensor
 from lrgenome.ops import backend
 from lrgenome.ops.record import Record
 from lrgenome.ops.rglru import naive
-from lrgenome.ops.trusted import largest_difference
+from lrgenome.ops.trusted import largest_difference, on_its_device
 
 TILE = 64
 """Steps of a tile."""
@@ -29,19 +29,19 @@ _LEAST = 0.5 / naive.MAX_SQRT_SLOPE
 
 
 @triton.jit
-def _compose(a1, b1, a2, b2):  # type: ignore[no-untyped-def]
+def _compose(a1, b1, a2, b2):
     """Compose h -> a1 h + b1 with h -> a2 h + b2, the first one first."""
     return a1 * a2, a2 * b1 + b2
 
 
 @triton.jit
-def _position(steps, t, REVERSE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _position(steps, t, REVERSE: tl.constexpr):
     """Return positions (int64) of steps."""
     return (t - 1 - steps if REVERSE else steps).to(tl.int64)
 
 
 @triton.jit
-def _one_minus_square(log_a):  # type: ignore[no-untyped-def]
+def _one_minus_square(log_a):
     """Compute 1 - exp(2 log_a) for log_a <= 0, to a few units in the last place near 0 too."""
     z = 2.0 * log_a
     series = 1.0 + z * (1.0 / 7.0)
@@ -54,7 +54,7 @@ def _one_minus_square(log_a):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _place(t, w, heads, TILE: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _place(t, w, heads, TILE: tl.constexpr, CHANNELS: tl.constexpr):
     """Return what a program works on: row of the batch, steps (TILE, 1), head, channels in it (1, CHANNELS)."""
     tile, row, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     blocks = tl.cdiv(w, CHANNELS)
@@ -64,7 +64,7 @@ def _place(t, w, heads, TILE: tl.constexpr, CHANNELS: tl.constexpr):  # type: ig
 
 @triton.jit
 def _read(x, gates, bias, decay, row, steps, t, head, off, w, heads, there,
-          REVERSE: tl.constexpr, RESET: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+          REVERSE: tl.constexpr, RESET: tl.constexpr):  # fmt: skip
     """Read inputs at `steps`; return value, input gate, recurrence gate, log a, a, root of 1 - a^2.
 
     Where there is nothing, a = 1 and the value is 0, which leaves a state as it was.
@@ -92,14 +92,14 @@ def _read(x, gates, bias, decay, row, steps, t, head, off, w, heads, there,
 
 
 @triton.jit
-def _edge(values, at: tl.constexpr, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _edge(values, at: tl.constexpr, TILE: tl.constexpr):
     """Return row `at` of (TILE, CHANNELS) values as (1, CHANNELS)."""
     return tl.sum(tl.where(tl.arange(0, TILE)[:, None] == at, values, 0.0), 0)[None, :]
 
 
 @triton.jit
 def _tile_ends(x, gates, bias, decay, decays, ends, t, w, heads, TILE: tl.constexpr, CHANNELS: tl.constexpr,
-               REVERSE: tl.constexpr, RESET: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+               REVERSE: tl.constexpr, RESET: tl.constexpr):  # fmt: skip
     """Write, of each tile, the product of a and the end from a zero state, (b, tiles, e) float32."""
     row, steps, head, off = _place(t, w, heads, TILE, CHANNELS)
     value, gate, _, a, root = _read(x, gates, bias, decay, row, steps, t, head, off, w, heads, True, REVERSE, RESET)
@@ -111,8 +111,8 @@ def _tile_ends(x, gates, bias, decay, decays, ends, t, w, heads, TILE: tl.conste
 
 @triton.jit
 def _carry(decays, ends, h0, states, count, e, BACK: tl.constexpr, TILE: tl.constexpr,
-           CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
-    """Write the (b, count + 1, e) states between tiles, h0 first; with BACK they run from the last tile to the first."""
+           CHANNELS: tl.constexpr):  # fmt: skip
+    """Write the (b, count + 1, e) states between tiles, h0 first; with BACK they run from the last tile back."""
     row = tl.program_id(0).to(tl.int64)
     off = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     there = off < e
@@ -137,7 +137,7 @@ def _carry(decays, ends, h0, states, count, e, BACK: tl.constexpr, TILE: tl.cons
 
 @triton.jit
 def _tile_states(x, gates, bias, decay, states, y, t, w, heads, TILE: tl.constexpr, CHANNELS: tl.constexpr,
-                 REVERSE: tl.constexpr, RESET: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+                 REVERSE: tl.constexpr, RESET: tl.constexpr):  # fmt: skip
     """Write y (b, t, e), from the states between tiles."""
     row, steps, head, off = _place(t, w, heads, TILE, CHANNELS)
     value, gate, _, a, root = _read(x, gates, bias, decay, row, steps, t, head, off, w, heads, True, REVERSE, RESET)
@@ -152,7 +152,7 @@ def _tile_states(x, gates, bias, decay, states, y, t, w, heads, TILE: tl.constex
 
 @triton.jit
 def _after(gates, bias, decay, row, steps, t, head, off, w, heads,
-           REVERSE: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+           REVERSE: tl.constexpr):  # fmt: skip
     """Return a of the step after each of `steps`; 1 after the last one, where what enters is the end's gradient."""
     steps = steps + 1
     where = _position(steps, t, REVERSE)
@@ -165,7 +165,7 @@ def _after(gates, bias, decay, row, steps, t, head, off, w, heads,
 
 
 @triton.jit
-def _slopes(dy, row, steps, t, head, off, w, heads, REVERSE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _slopes(dy, row, steps, t, head, off, w, heads, REVERSE: tl.constexpr):
     """Read dy at `steps`, 0 where there is nothing."""
     where = _position(steps, t, REVERSE)
     at = (row * t + where) * heads * w + head * w + off
@@ -174,7 +174,7 @@ def _slopes(dy, row, steps, t, head, off, w, heads, REVERSE: tl.constexpr):  # t
 
 @triton.jit
 def _adjoint_ends(gates, bias, decay, dy, decays, ends, t, w, heads, TILE: tl.constexpr, CHANNELS: tl.constexpr,
-                  REVERSE: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+                  REVERSE: tl.constexpr):  # fmt: skip
     """Write, of each tile, what `_tile_ends` does, of the adjoint, which runs from the last step to the first."""
     row, steps, head, off = _place(t, w, heads, TILE, CHANNELS)
     a = _after(gates, bias, decay, row, steps, t, head, off, w, heads, REVERSE)
@@ -188,7 +188,7 @@ def _adjoint_ends(gates, bias, decay, dy, decays, ends, t, w, heads, TILE: tl.co
 @triton.jit
 def _gradients(x, gates, bias, decay, states, dy, adjoints, dx, dgates, sums, t, w, heads, least,
                TILE: tl.constexpr, CHANNELS: tl.constexpr, REVERSE: tl.constexpr,
-               RESET: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+               RESET: tl.constexpr):  # fmt: skip
     """Write dx, dgates, and of each tile the sums for both biases and the decay, (b, tiles, 3, e) float32."""
     row, steps, head, off = _place(t, w, heads, TILE, CHANNELS)
     e, tiles, tile = heads * w, tl.num_programs(0), tl.program_id(0)
@@ -303,6 +303,7 @@ def _first_decay(gates: Tensor, bias: Tensor, decay: Tensor, shape: _Shape, *, r
     return torch.exp(-opened * decay)
 
 
+@on_its_device
 def rglru(
     x: Tensor, gates: Tensor, gate_bias: Tensor, decay: Tensor, h0: Tensor, *,
     reverse: bool, reset: bool, out: Tensor | None = None, record: Record | None = None,
@@ -338,7 +339,8 @@ def worst_error(device: str) -> float:
         return torch.randn(shape, generator=generator).to(device).requires_grad_()
 
     leaves = [draw(b, t, heads * w), draw(heads, b * t, 2 * w), draw(2, heads * w), draw(heads * w), draw(b, heads * w)]
-    got, expected = [], []
+    got: list[Tensor] = []
+    expected: list[Tensor] = []
     for reverse, reset in ((False, True), (True, False)):
         for function, to in ((rglru, got), (naive.rglru, expected)):
             x, gates, bias, decay, h0 = leaves
