@@ -22,8 +22,11 @@ def _gate(x, KIND: tl.constexpr):
     """Return act(x) and its slope: GELU in its tanh form, 1/2 (1 + tanh u) = sigmoid(2 u), or SiLU."""
     z = x if KIND == 1 else 1.5957691216057308 * (x + 0.044715 * x * x * x)
     dz = 1.0 if KIND == 1 else 1.5957691216057308 * (1.0 + 0.134145 * x * x)
-    opened = tl.sigmoid(z)
-    return x * opened, opened + x * opened * tl.sigmoid(-z) * dz
+    small = tl.exp(-tl.abs(z))
+    large = 1.0 / (1.0 + small)
+    small = small * large
+    opened, closed = tl.where(z < 0.0, small, large), tl.where(z < 0.0, large, small)
+    return x * opened, opened + x * opened * closed * dz
 
 
 @triton.jit
