@@ -25,6 +25,8 @@ Floats = npt.NDArray[np.float64]
 _REQUIRED = ("step", "train_loss")
 _OPTIONAL = ("tokens", "lr", "val_loss")
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d55e00", "#5c6470"
+LONG_RUN = 500
+"""Losses from which the first few are so few that the scale need not hold them."""
 
 
 def training_curve(log_tsv: str | os.PathLike[str], out_png: str | os.PathLike[str]) -> None:
@@ -124,9 +126,11 @@ def _draw(figure: "Figure", log: dict[str, Floats]) -> None:
 
 
 def _limit_loss(axes: "Axes", values: Floats) -> None:
-    """Keep a few spikes from flattening the curve, but never cut the start off."""
+    """Keep a few spikes, and of a long run its first steps, from flattening the curve."""
     if values.size:
-        low, high = float(values.min()), float(max(values[:1].max(), np.quantile(values, 0.995)))
+        low, high = float(values.min()), float(np.quantile(values, 0.99))
+        if values.size < LONG_RUN:
+            high = max(high, float(values[0]))
         margin = 0.06 * (high - low) or 0.05
         axes.set_ylim(low - margin, high + margin)
 
@@ -173,6 +177,16 @@ def _add_mbp_scale(axes: "Axes", step: Floats, tokens: Floats) -> None:
     top = axes.secondary_xaxis("top", functions=(forward, inverse))
     top.set_xlabel("training sequence (Mbp)")
     top.xaxis.set_major_formatter(_thousands())
+    top.set_ticks(_apart(_tick_locator().tick_values(0.0, mbp[-1]), inverse, steps[-1] - steps[0]))
+
+
+def _apart(values: Floats, place: Callable[[Any], Any], whole: float) -> list[float]:
+    """Leave out of rising `values` those whose places are so near to the one before that their labels would overlap."""
+    kept: list[float] = []
+    for value in values:
+        if not kept or place(value) - place(kept[-1]) >= 0.08 * whole:
+            kept.append(float(value))
+    return kept
 
 
 def _interpolate(x: npt.ArrayLike, xs: Floats, ys: Floats) -> Floats:
