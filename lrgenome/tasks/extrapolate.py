@@ -146,7 +146,7 @@ def loss_name(model: Model) -> str:
 
 
 class KeptLosses:
-    """Losses that are computed, in a folder, so that an interrupted run goes on; a file a model, strategy and length.
+    """What is computed, in a folder, so that an interrupted run goes on: a file a model, strategy and length, or probe.
 
     Parameters
     ----------
@@ -180,12 +180,17 @@ class KeptLosses:
         """Keep it."""
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_at_once(self._folder / f"{key}.json", json.dumps(found).encode(), 0o644)
+            write_at_once(self._folder / f"{key}.json", json.dumps(found, default=_plain).encode(), 0o644)
 
     def clear(self) -> None:
         """Forget all, once the report is written."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return NumPy's numbers as Python's."""
+    return value.item()
 
 
 @dataclass

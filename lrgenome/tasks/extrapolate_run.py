@@ -123,7 +123,8 @@ def run(
         for name in chosen:
             study.probes[name] = []
         if chosen:
-            _probe(prepared, fasta, where, settings, chosen, study)
+            with os_error_as_output_error(output):
+                _probe(prepared, fasta, where, settings, chosen, study, kept)
     with os_error_as_output_error(output):
         output.mkdir(parents=True, exist_ok=True)
     what = "the task they were tuned on" if rows else "the loss at masked bases"
@@ -170,8 +171,9 @@ def _prepare(path: Path | None, scale: float | None, chunk: int | None, options:
 
 def _probe(
     models: Sequence[Compared], fasta: Fasta, where: Regions | None, settings: ExtrapolateSettings,
-    chosen: Sequence[str], study: Study,
+    chosen: Sequence[str], study: Study, kept: KeptLosses,
 ) -> None:  # fmt: skip
+    """Add the rows of each model's probes; those `kept` of a run before are not computed again."""
     longest = min(max(settings.lengths), _PROBE_LONGEST)
     with Progress("probes", len(models) * len(chosen), "probes") as progress:
         for one in models:
@@ -188,8 +190,13 @@ def _probe(
             with runner:
                 at = Setting(one.name, runner, fasta, sites, most, one.trained or _UNKNOWN, settings.seed)
                 for name in chosen:
+                    what = f"probe {name} {most} {at.trained} {settings.seed}"
+                    key = kept.key(one.loaded.sha256, one.name, what, longest, runner, fasta, sites)
                     try:
-                        study.probes[name] += PROBES[name](at)
+                        if (found := (kept.load(key) or {}).get("rows")) is None:
+                            found = list(PROBES[name](at))
+                            kept.save(key, {"rows": found})
+                        study.probes[name] += found
                     except (UsageError, MemoryLimitError) as error:
                         log.warning("%s, probe %s: %s", one.name, name, error)
                     progress.update(1)

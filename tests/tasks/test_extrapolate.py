@@ -159,6 +159,33 @@ def test_an_interrupted_study_goes_on(benchmark, models, tmp_path, monkeypatch):
     assert (tmp_path / "cut" / "gain.tsv").read_bytes() == (tmp_path / "whole" / "gain.tsv").read_bytes()
 
 
+def test_probes_that_are_done_are_not_run_again(benchmark, models, tmp_path, monkeypatch):
+    from lrgenome.tasks import extrapolate_run as task
+
+    arguments = ["-m", models["hawk"], "--lengths", "256bp,1kbp", "--sites", "3", "--probe", "all"]
+    extrapolate(benchmark, tmp_path / "whole", *arguments)
+    ran, probes = [], dict(task.PROBES)
+
+    def watched(name):
+        def probe(at):
+            ran.append(name)
+            if len(ran) == 4:
+                raise KeyboardInterrupt
+            return probes[name](at)
+
+        return probe
+
+    monkeypatch.setattr(task, "PROBES", {name: watched(name) for name in probes})
+    with pytest.raises((KeyboardInterrupt, AssertionError)):
+        extrapolate(benchmark, tmp_path / "cut", *arguments)
+    extrapolate(benchmark, tmp_path / "cut", *arguments, "--resume")
+    names = list(probes)
+    assert ran == [*names[:4], *names[3:]]
+    for name in names:
+        one, other = (tmp_path / run / f"{name}.tsv" for run in ("cut", "whole"))
+        assert one.read_bytes() == other.read_bytes(), name
+
+
 def test_a_fine_tuned_model_is_tested_again_at_other_lengths(benchmark, models, tmp_path):
     command = ["finetune", "promoter", "--benchmark", str(benchmark.folder), "-f", str(benchmark.fasta), "-m",
                str(models["hawk"]), "-o", str(tmp_path / "tuned"), *FAST, "--context", "600", "--train", "logistic",
