@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from lrgenome.cli import concat, data, embed, extrapolate, finetune, multiqc, pretrain, score_vcf
-from lrgenome.cli.environment import check_address_space, open_streams, sources, warn_of_variables
+from lrgenome.cli.environment import check_address_space, open_streams, sleep_while_waiting, sources, warn_of_variables
 from lrgenome.cli.signals import STOPS, stops
 from lrgenome.errors import (
     DeviceError,
@@ -162,6 +162,7 @@ app.add_typer(_data, name="data")
 def main() -> None:
     """Run the command line; the entry point of `lrgenome`."""
     open_streams()
+    sleep_while_waiting()
     try:
         check_address_space()
     except MemoryLimitError as error:

@@ -1,5 +1,6 @@
 """`lrgenome embed`."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -49,10 +50,11 @@ def command(
     dry_run: o.DryRun = False,
     model: o.Model = None,
     context: Annotated[
-        int,
-        typer.Option(parser=o.length, metavar="LENGTH", help="Length of a core; a quarter of it is run on each side.",
+        int | None,
+        typer.Option(parser=o.length, metavar="LENGTH", help="Length of a core; a quarter of it is run on each side; "
+                     "default 100kbp, of --layer head that of the head's training.",
                      envvar=o.env("context"), rich_help_panel=o.MODEL),
-    ] = "100kbp",  # type: ignore[assignment]
+    ] = None,
     layer: Annotated[
         str | None,
         typer.Option(help="Take the output of this block, 1-based; default the last, after the final norm. head: what "
@@ -93,8 +95,8 @@ def command(
     if layer is not None and layer != "head" and not layer.isdigit():
         raise UsageError(f"--layer: got {layer!r}, expected the number of a block, or head")
     settings = task.EmbedSettings(
-        context=context, bin_size=bin_size, layer=int(layer) if layer not in (None, "head") else None,
-        head=layer == "head", pool=pool, strand=strand, bed=bed, chrom_alias=chrom_alias,
+        context=context or task.EmbedSettings.context, bin_size=bin_size,
+        layer=int(layer) if layer not in (None, "head") else None, head=layer == "head", pool=pool, strand=strand, bed=bed, chrom_alias=chrom_alias,
         regions=tuple(regions or ()), regions_file=regions_file, shard=shard,
     )  # fmt: skip
     loaded, runner = ready(
@@ -102,6 +104,8 @@ def command(
         transfer=transfer, store=store, tmpdir=tmpdir, max_memory=max_memory,
         extension=length_extension, offline=offline,
     )  # fmt: skip
+    if settings.head and context is None and loaded.head is not None:
+        settings = dataclasses.replace(settings, context=loaded.head.config.context)
     with runner:
         task.run(
             fasta, output, loaded, runner, settings, dtype=dtype, compression=compression, resume=resume,

@@ -10,6 +10,8 @@ from typing import Any
 from lrgenome.errors import MemoryLimitError
 
 PREFIX = "LRGENOME_"
+SPINS = 10_000
+"""Looks at a barrier before a thread sleeps, some tens of microseconds."""
 LEAST_ADDRESS_SPACE = 3 << 30
 """Bytes that the libraries (torch, numba's compiler) map before any work; with less they end in many ways, few of them
 with a message."""
@@ -32,6 +34,16 @@ def open_streams() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files may hold what the locale has no letters for.
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def sleep_while_waiting() -> None:
+    """Let threads that wait for others of their team sleep soon, where OpenMP's own variables do not say otherwise.
+
+    By default they spin for milliseconds, which on a busy machine takes the core from the very thread that is awaited.
+    To be called before a library brings OpenMP.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 
 
 def check_address_space() -> None:

@@ -11,7 +11,7 @@ from lrgenome.cli import options as o
 def command(
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="JSON of score-vcf --summary, of a run or of all its shards; and .h5 of "
+        typer.Argument(metavar="FILE", help="JSON of score-vcf --summary, of a run or of all its shards; and .h5 of "
                        "embed."),
     ],
     output: Annotated[

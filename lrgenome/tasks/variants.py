@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrgenome.dna import MASK, IdArray, N, encode, reverse_complement
+from lrgenome.dna import MASK, IdArray, N, decode, encode, reverse_complement
 from lrgenome.errors import AssemblyMismatchError, InputError, UsageError
 from lrgenome.io.alleles import FLANK, classify, is_substitution, scored_spans, trim
 from lrgenome.io.fasta import Fasta, resolve_contig
@@ -102,6 +102,7 @@ class VariantPlanner:
         self._names: dict[str, str | None] = {}
         self.checked = 0
         self.mismatched = 0
+        self.first_mismatch = ""
         self.placed = 0
 
     def contig(self, name: str) -> str | None:
@@ -134,11 +135,12 @@ class VariantPlanner:
         mismatch = bool((stated[both] != here[both]).any())
         self.checked += 1
         self.mismatched += mismatch
-        if mismatch and self.check_ref == "error":
-            raise InputError(
-                f"{record.chrom}:{record.pos + 1} (line {record.line_number}): REF is {record.ref[:20]}, the FASTA "
-                f"differs there; --check-ref warn or skip goes on"
-            )
+        if mismatch:
+            what = (f"{record.chrom}:{record.pos + 1} (line {record.line_number}): REF is {record.ref[:20]}, the FASTA "
+                    f"has {decode(here)[:20]} there")  # fmt: skip
+            self.first_mismatch = self.first_mismatch or what
+            if self.check_ref == "error":
+                raise InputError(f"{what}; --check-ref warn or skip goes on")
         return mismatch
 
     def _plan_allele(
@@ -221,7 +223,8 @@ class VariantPlanner:
         """Raise `AssemblyMismatchError` if more than half of the REF alleles so far differ from the FASTA."""
         if self.checked >= _ASSEMBLY_RECORDS and 2 * self.mismatched > self.checked:
             raise AssemblyMismatchError(
-                f"{self.mismatched} of {self.checked} REF alleles differ from {self.fasta.path.name}: wrong assembly?"
+                f"{self.mismatched} of {self.checked} REF alleles differ from {self.fasta.path.name}: wrong assembly? "
+                f"The first: {self.first_mismatch}"
             )
 
     def assert_some_placed(self, records: int) -> None:

@@ -244,6 +244,32 @@ def test_python_dash_m_is_the_command():
     assert python("-m", "lrgenome", "-V").stdout == f"lrgenome {__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_that_wait_are_told_to_sleep_unless_the_user_says_otherwise(monkeypatch, given, spins):
+    from lrgenome.cli.environment import sleep_while_waiting
+
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "x")
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    sleep_while_waiting()
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
+def test_the_command_says_so_before_a_library_brings_openmp():
+    code = ("import os, sys; sys.argv = ['lrgenome', '-V']\nfrom lrgenome.cli import app\n"
+            "assert 'torch' not in sys.modules\ntry: app.main()\nexcept SystemExit: print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)")  # fmt: skip
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")},
+    )  # fmt: skip
+    assert said.stdout.splitlines()[-1] == "10000 False"
+
+
 def test_logs_go_to_stderr_and_a_file(tmp_path, capsys):
     from lrgenome.cli.logs import set_up
 

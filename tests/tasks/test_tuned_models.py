@@ -130,5 +130,11 @@ def test_embed_gives_predictions_of_a_head_of_intervals(benchmark, tiny_model, t
     assert got.shape == (len(rows),) and ((got >= 0) & (got <= 1)).all()
     # Windows end elsewhere, so they differ a little.
     assert np.abs(got - [float(row["model"]) for row in rows]).max() < 0.02
+    # Else it is the head's own.
+    own = [str(tmp_path / "own.h5") if part == str(tmp_path / "e.h5") else part for part in command]
+    del own[own.index("--context") : own.index("--context") + 2]
+    assert CliRunner().invoke(app, own).exit_code == 0
+    with read_embeddings(tmp_path / "own.h5") as found:
+        assert found.attrs["context"] == 6_000
     result = CliRunner().invoke(app, [*command[:4], "--layer", "head", "-o", str(tmp_path / "f.h5")])
     assert result.exit_code == 2 and "the model has no head" in " ".join(result.output.split())

@@ -178,7 +178,8 @@ def test_error_names_the_record(fasta, toy_sequences):
     planner = make(fasta, check_ref="error")
     planner.plan(record("chr1", 2000, bases(toy_sequences, "chr1", 2000), "<DEL>"))
     wrong = OTHER[bases(toy_sequences, "chr1", 2001)]
-    with pytest.raises(InputError, match=rf"chr1:2001 \(line 9\): REF is {wrong}, the FASTA differs"):
+    here = bases(toy_sequences, "chr1", 2001)
+    with pytest.raises(InputError, match=rf"chr1:2001 \(line 9\): REF is {wrong}, the FASTA has {here} there; --check"):
         planner.plan(record("chr1", 2001, wrong, "<DEL>", number=7))
 
 
@@ -321,7 +322,8 @@ def mixed(toy_sequences, right, wrong):
 def test_more_than_half_mismatching_is_another_assembly(fasta, toy_sequences, right, wrong, refused):
     planner = make(fasta)
     if refused:
-        expected = f"{wrong} of {right + wrong} REF alleles differ from toy.fa: wrong assembly"
+        many = f"{wrong} of {right + wrong} REF alleles differ from toy.fa: wrong assembly"
+        expected = rf"{many}\? The first: chr1:.* REF is ., the FASTA has . there"
         with pytest.raises(AssemblyMismatchError, match=expected):
             preflight(planner, mixed(toy_sequences, right, wrong))
     else:
