@@ -96,7 +96,8 @@ def command(
         raise UsageError(f"--layer: got {layer!r}, expected the number of a block, or head")
     settings = task.EmbedSettings(
         context=context or task.EmbedSettings.context, bin_size=bin_size,
-        layer=int(layer) if layer not in (None, "head") else None, head=layer == "head", pool=pool, strand=strand, bed=bed, chrom_alias=chrom_alias,
+        layer=int(layer) if layer not in (None, "head") else None, head=layer == "head",
+        pool=pool, strand=strand, bed=bed, chrom_alias=chrom_alias,
         regions=tuple(regions or ()), regions_file=regions_file, shard=shard,
     )  # fmt: skip
     loaded, runner = ready(
