@@ -19,6 +19,9 @@ SMALLER = [
     ("-f GRCh37.fa --lengths 2kbp,12kbp,120kbp,1Mbp", "-f GRCh37.fa -r 20:1,000,001-1,200,000 --lengths 2kbp"),
     ("-m tuned --tissue", "-m tuned-tissues --tissue"), ("-m tuned --layer", "-m tuned-intervals --layer"),
     ("demo/GRCh37.chr20.first-2Mbp.fa.gz", "GRCh37.chr20.fa.gz"),
+    # A schedule takes the place of --window and --steps, which are added.
+    ("--schedule 2kbp:1500,4kbp:400,12kbp:140 ", ""), ("--seed 1 --gpu 0", "--seed 1"),
+    ("--val-lengths 2kbp,128kbp ", ""), ("--val-lengths 128kbp ", ""),
     # README.md has all probes; figures and bootstraps take most of the time, whatever the model.
     ("--positions plain --positions pi --probe all", "--positions plain --positions pi --probe drift"),
     ("-m hawk-ring -m hawk-log -m log-pass -m ring-pass -m cad-ps", "-m hawk-ring -m cad-ps"),

@@ -237,7 +237,7 @@ def test_a_reference_that_has_other_bases(score, tmp_path, monkeypatch):
     path.write_text(HEADER + "one\t401\t.\tC\tG\t.\t.\t.\n")
     (skipped,) = read_scores(score(path, check_ref="skip"))
     assert skipped["STATUS"] == ("REF_MISMATCH",) and [skipped[c] for c in COLUMNS] == [None] * 4
-    with pytest.raises(InputError, match="REF is C, the FASTA differs"):
+    with pytest.raises(InputError, match="REF is C, the FASTA has A there"):
         score(path, check_ref="error", out="error.tsv")
     assert not (tmp_path / "error.tsv").exists()
     # Outside the region it is nobody's business.
