@@ -164,3 +164,58 @@ def chunks(t: int, size: int, *, reverse: bool) -> list[tuple[int, int]]:
     if reverse:
         return [(max(0, hi - size), hi) for hi in range(t, 0, -size)]
     return [(lo, min(t, lo + size)) for lo in range(0, t, size)]
+
+
+def check_extreme_gates(fast: Callable[..., Tensor], naive: Callable[..., Tensor], rtol: float) -> tuple[Tensor, ...]:
+    """Compare a gated sum of two branches with its definition at gates of up to 1e9; return (gate, y, its slope)."""
+    gate = torch.tensor([[-1e9, -1e4, -100.0, -20.0, 0.0, 20.0, 100.0, 1e4, 1e9]]).requires_grad_()
+    one, zero = torch.ones_like(gate.detach()), torch.zeros_like(gate.detach())
+    y = fast(gate, one, zero)
+    (slope,) = torch.autograd.grad(y.sum(), gate)
+    ramp = gate.detach().double().requires_grad_()
+    want = naive(ramp, one.double(), zero.double())
+    (want_slope,) = torch.autograd.grad(want.sum(), ramp)
+    torch.testing.assert_close(y.detach().double(), want.detach(), rtol=rtol, atol=1e-20)
+    torch.testing.assert_close(slope.double(), want_slope, rtol=rtol, atol=1e-11)
+    return gate.detach(), y.detach(), slope
+
+
+def check_nan_stays_in_place(function: Callable[..., Tensor], count: int) -> None:
+    """Put NaN at one place of each of `count` inputs of 3 rows of 8: only the result's same place is to be NaN."""
+    for place in range(count):
+        inputs = [torch.randn(3, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(count)]
+        inputs[place][1, 5] = torch.nan
+        result = function(*inputs)
+        bad = torch.isnan(result)
+        assert bad[1, 5 % result.shape[1]] and bad.sum() == 1
+
+
+def check_nan_stays_in_row(norm: Callable[[Tensor], Tensor]) -> None:
+    x = torch.randn(3, 24, generator=torch.Generator().manual_seed(0))
+    x[1, 5] = torch.nan
+    bad = torch.isnan(norm(x))
+    assert bad[1].all() and not bad[0].any() and not bad[2].any()
+
+
+def check_norm_of_zeros_and_large_numbers(norm: Callable[[Tensor], Tensor]) -> None:
+    x = torch.stack([torch.zeros(24), torch.full((24,), 1e15), torch.full((24,), 1e-15)]).requires_grad_()
+    y = norm(x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.isfinite(gradient).all()
+    torch.testing.assert_close(y[:, 0], torch.tensor([0.0, 1.0, 1e-12]), rtol=1e-5, atol=0.0)
+
+
+def check_bounded_gradient_where_nothing_decays(rglru: Callable[..., tuple[Tensor, Tensor]]) -> None:
+    """One position from a zero state: y = x i m, so d y / d decay = x i (slope of m) 2 a^2 r by hand."""
+    decay = torch.tensor([0.0, 1e-30, 1e-14, 1e-9, 1e-7, 1e-6, 1e-4, 1e-2])
+    e = decay.numel()
+    x = torch.full((1, 1, e), 3.0)
+    inputs = RgLruInputs(x, torch.zeros(1, 1, 2 * e), torch.zeros(2, e), decay, torch.zeros(1, e))
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    y, _ = rglru(*leaves, reverse=False, reset=False)
+    gradients = torch.autograd.grad(y.sum(), leaves)
+    assert all(torch.isfinite(g).all() for g in gradients)
+    a_squared = torch.exp(-decay.double())
+    slope = (0.5 / torch.sqrt(-torch.expm1(-decay.double()))).clamp(max=1000.0)
+    assert slope[:4].tolist() == [1000.0] * 4 and slope[5] < 1000.0
+    torch.testing.assert_close(gradients[3].double(), 3.0 * 0.5 * slope * 2.0 * a_squared * 0.5, rtol=1e-5, atol=0.0)

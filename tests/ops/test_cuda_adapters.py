@@ -45,29 +45,29 @@ from lrgenome.ops.rglru import naive as rglru_naive
 from lrgenome.ops.rglru import rglru
 from lrgenome.ops.selective_scan import blocked as selective_blocked
 from lrgenome.ops.selective_scan import cuda as selective_cuda
+from lrgenome.ops.selective_scan import mamba, selective_scan
 from lrgenome.ops.selective_scan import naive as selective_naive
-from lrgenome.ops.selective_scan import selective_scan
-from lrgenome.ops.trusted import TRITON_ROWS, trusted
+from lrgenome.ops.trusted import TOLERANCE, TRITON_ROWS, trusted
 
 
 @pytest.fixture(autouse=True)
 def unchecked() -> Iterator[None]:
     """Forget what an earlier test found out about the kernels, and let no later one know."""
-    selective_cuda._checked_kernel.cache_clear()
+    trusted.cache_clear()
     yield
-    selective_cuda._checked_kernel.cache_clear()
+    trusted.cache_clear()
 
 
-def test_a_right_kernel_passes_its_self_check(caplog: pytest.LogCaptureFixture) -> None:
-    assert selective_cuda.self_check(selective_scan_stand_in, "cpu")
-    assert not caplog.records
+def test_a_right_kernel_passes_its_self_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mamba, "_import_kernel", lambda: selective_scan_stand_in)
+    assert mamba.worst_error("cpu") < 0.1 * TOLERANCE
 
 
 @pytest.mark.parametrize("kernel", WRONG_SELECTIVE_SCANS)
 def test_wrong_selective_scan_falls_back(
     kernel: Callable[..., tuple[Tensor, Tensor]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(selective_cuda, "_import_kernel", lambda: kernel)
+    monkeypatch.setattr(mamba, "_import_kernel", lambda: kernel)
     inputs = scan_inputs(2, 30, 16, 4, torch.float32)
     want = positional(selective_blocked.selective_scan, reverse=True)(*inputs)
     with backend.use("cuda"):
@@ -76,7 +76,7 @@ def test_wrong_selective_scan_falls_back(
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "mamba_ssm" in record.message and "on cpu" in record.message and "plain torch" in record.message
+    assert mamba.__name__ in record.message and "on cpu" in record.message and "plain torch" in record.message
 
 
 def test_selective_scan_under_autograd_runs_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_selective_scan_under_autograd_runs_plain_torch(monkeypatch: pytest.Monk
         calls.append(arguments[0].shape[2])
         return selective_scan_stand_in(*arguments, **named)
 
-    monkeypatch.setattr(selective_cuda, "_import_kernel", lambda: counted)
+    monkeypatch.setattr(mamba, "_import_kernel", lambda: counted)
     run = positional(selective_cuda.selective_scan, reverse=True)
     inputs = scan_inputs(2, 30, 16, 4, torch.float32)
     got = outputs_and_gradients(run, inputs)
@@ -95,14 +95,14 @@ def test_selective_scan_under_autograd_runs_plain_torch(monkeypatch: pytest.Monk
     assert all(torch.equal(a, b) for a, b in zip(got[0] + got[1], want[0] + want[1], strict=True))
     for _ in range(2):
         run(*inputs)
-    assert calls == [selective_cuda.CHECK_POSITIONS] * 2 + [30] * 2
+    assert calls == [mamba.CHECK_POSITIONS] * 2 + [30] * 2
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("state", ["zero", "fades", "lasts"])
 def test_what_the_entering_state_adds(state: str, reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # Made piece by piece, and no further than there is anything left of it.
-    monkeypatch.setattr(selective_cuda, "PIECE", 16)
+    monkeypatch.setattr(mamba, "PIECE", 16)
     inputs = scan_inputs(2, 80, 8, 4, torch.float32, low=1e-3 if state == "lasts" else 1e3, high=2e3)
     inputs = inputs._replace(h0=torch.zeros_like(inputs.h0)) if state == "zero" else inputs
     passes = []
@@ -114,7 +114,8 @@ def test_what_the_entering_state_adds(state: str, reverse: bool, monkeypatch: py
 
     monkeypatch.setattr(torch, "cumsum", counted)
     arguments, z = inputs[:8], inputs.z
-    y, end = selective_cuda.scan_with(selective_scan_stand_in, *arguments, reverse=reverse, z=z)
+    monkeypatch.setattr(mamba, "_import_kernel", lambda: selective_scan_stand_in)
+    y, end = mamba.selective_scan(*arguments, reverse=reverse, z=z)
     assert len(passes) == {"zero": 0, "fades": 1, "lasts": 5}[state]
     want = selective_naive.selective_scan(*(v.double() for v in arguments), reverse=reverse, z=z.double())
     torch.testing.assert_close(y.double(), want[0], rtol=1e-5, atol=1e-5)
@@ -128,7 +129,7 @@ def test_a_kernel_that_does_not_import_falls_back(
     def broken() -> None:
         raise error
 
-    monkeypatch.setattr(selective_cuda, "_import_kernel", broken)
+    monkeypatch.setattr(mamba, "_import_kernel", broken)
     inputs = scan_inputs(2, 9, 16, 4, torch.float32)
     with backend.use("cuda"):
         for _ in range(2):
@@ -144,7 +145,7 @@ def test_the_kernel_is_imported_from_where_it_lives(monkeypatch: pytest.MonkeyPa
     for name in ("mamba_ssm", "mamba_ssm.ops"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, interface.__name__, interface)
-    assert selective_cuda._import_kernel() is selective_scan_stand_in
+    assert mamba._import_kernel() is selective_scan_stand_in
 
 
 def small_hawk() -> Hawk:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from helpers import (
     assert_all_close,
+    check_extreme_gates,
+    check_nan_stays_in_place,
     one_thread,  # noqa: F401
     outputs_and_gradients,
     threads,
@@ -125,31 +127,15 @@ def test_out_receives_the_result_unless_autograd_is_at_work() -> None:
 
 @pytest.mark.parametrize("name", BRANCH_GATES)
 def test_extreme_gates_stay_finite(name: str) -> None:
-    fast, naive = BRANCH_GATES[name]
-    gate = torch.tensor([[-1e9, -1e4, -100.0, -20.0, 0.0, 20.0, 100.0, 1e4, 1e9]]).requires_grad_()
-    one, zero = torch.ones_like(gate.detach()), torch.zeros_like(gate.detach())
-    y = fast(gate, one, zero)
-    (slope,) = torch.autograd.grad(y.sum(), gate)
-    ramp = gate.detach().double().requires_grad_()
-    want = naive(ramp, one.double(), zero.double())
-    (want_slope,) = torch.autograd.grad(want.sum(), ramp)
-    torch.testing.assert_close(y.detach().double(), want.detach(), rtol=1e-6, atol=1e-20)
-    torch.testing.assert_close(slope.double(), want_slope, rtol=1e-6, atol=1e-11)
-    torch.testing.assert_close(y.detach(), gate.detach().clamp(min=0.0), rtol=1e-6, atol=1e-7)
+    gate, y, slope = check_extreme_gates(*BRANCH_GATES[name], 1e-6)
+    torch.testing.assert_close(y, gate.clamp(min=0.0), rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(slope, torch.tensor([[0.0] * 4 + [0.5] + [1.0] * 4]), rtol=1e-6, atol=1e-7)
 
 
 def test_not_a_number_stays_in_its_place() -> None:
     for fast, _ in BRANCH_GATES.values():
-        for place in range(3):
-            inputs = [draw(3, 8, seed=seed) for seed in range(3)]
-            inputs[place][1, 5] = torch.nan
-            bad = torch.isnan(fast(*inputs))
-            assert bad[1, 5] and bad.sum() == 1
-    m = draw(3, 8)
-    m[1, 5] = torch.nan
-    bad = torch.isnan(geglu(m))
-    assert bad[1, 1] and bad.sum() == 1
+        check_nan_stays_in_place(fast, 3)
+    check_nan_stays_in_place(geglu, 1)
 
 
 @pytest.mark.parametrize("count", [1, 2])

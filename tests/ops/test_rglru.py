@@ -12,6 +12,7 @@ from helpers import (
     RgLruInputs,
     assert_all_close,
     assert_close,
+    check_bounded_gradient_where_nothing_decays,
     chunks,
     one_thread,  # noqa: F401
     outputs_and_gradients,
@@ -210,19 +211,7 @@ def test_square_root_has_a_bounded_slope() -> None:
 
 @pytest.mark.parametrize("name", ["naive", *FAST])
 def test_gradient_is_bounded_where_nothing_decays(name: str) -> None:
-    # One position from a zero state: y = x i m, so d y / d decay = x i (slope of m) 2 a^2 r by hand.
-    decay = torch.tensor([0.0, 1e-30, 1e-14, 1e-9, 1e-7, 1e-6, 1e-4, 1e-2])
-    e = decay.numel()
-    x = torch.full((1, 1, e), 3.0)
-    inputs = RgLruInputs(x, torch.zeros(1, 1, 2 * e), torch.zeros(2, e), decay, torch.zeros(1, e))
-    leaves = [t.clone().requires_grad_() for t in inputs]
-    y, _ = IMPLEMENTATIONS[name](*leaves, reverse=False, reset=False)
-    gradients = torch.autograd.grad(y.sum(), leaves)
-    assert all(torch.isfinite(g).all() for g in gradients)
-    a_squared = torch.exp(-decay.double())
-    slope = (0.5 / torch.sqrt(-torch.expm1(-decay.double()))).clamp(max=1000.0)
-    assert slope[:4].tolist() == [1000.0] * 4 and slope[5] < 1000.0
-    torch.testing.assert_close(gradients[3].double(), 3.0 * 0.5 * slope * 2.0 * a_squared * 0.5, rtol=1e-5, atol=0.0)
+    check_bounded_gradient_where_nothing_decays(IMPLEMENTATIONS[name])
 
 
 @pytest.mark.parametrize("name", ["naive", *FAST])

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from lrgenome.ops import backend
 from lrgenome.ops.record import Record
-from lrgenome.ops.selective_scan import blocked, cpu, cuda, naive, selective_scan
+from lrgenome.ops.selective_scan import blocked, cpu, cuda, mamba, naive, selective_scan
+from lrgenome.ops.trusted import trusted
 
 BOTH = (False, True)
 IMPLEMENTATIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
@@ -49,12 +50,12 @@ Results = tuple[list[Tensor], list[Tensor]]
 def stand_in_for_mamba() -> Iterator[None]:
     """Let the CUDA adapter run on the CPU with a kernel in plain torch, and cut its pieces and segments short."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda, "_import_kernel", lambda: selective_scan_stand_in)
-        patch.setattr(cuda, "PIECE", 48)
+        patch.setattr(mamba, "_import_kernel", lambda: selective_scan_stand_in)
+        patch.setattr(mamba, "PIECE", 48)
         patch.setattr(blocked, "SEGMENT", 48)
-        cuda._checked_kernel.cache_clear()
+        trusted.cache_clear()
         yield
-    cuda._checked_kernel.cache_clear()
+    trusted.cache_clear()
 
 
 def some(inputs: ScanInputs, gated: bool) -> tuple[Tensor, ...]:

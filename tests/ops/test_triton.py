@@ -11,6 +11,7 @@ from helpers import (
     RgLruInputs,
     assert_all_close,
     assert_close,
+    check_bounded_gradient_where_nothing_decays,
     chunks,
     conv_inputs,
     interpreted,
@@ -108,18 +109,7 @@ def test_input_factor_is_exact_for_long_half_lives(monkeypatch: pytest.MonkeyPat
 
 def test_gradient_is_bounded_where_nothing_decays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_scan, "CHANNELS", 8)
-    # One position from a zero state: y = x i m, so d y / d decay = x i (slope of m) 2 a^2 r by hand.
-    decay = torch.tensor([0.0, 1e-30, 1e-14, 1e-9, 1e-7, 1e-6, 1e-4, 1e-2])
-    e = decay.numel()
-    inputs = (torch.full((1, 1, e), 3.0), torch.zeros(1, 1, 2 * e), torch.zeros(2, e), decay, torch.zeros(1, e))
-    leaves = [t.clone().requires_grad_() for t in inputs]
-    y, _ = triton_scan.rglru(*leaves, reverse=False, reset=False)
-    gradients = torch.autograd.grad(y.sum(), leaves)
-    assert all(torch.isfinite(g).all() for g in gradients)
-    a_squared = torch.exp(-decay.double())
-    slope = (0.5 / torch.sqrt(-torch.expm1(-decay.double()))).clamp(max=1000.0)
-    assert slope[:4].tolist() == [1000.0] * 4 and slope[5] < 1000.0
-    torch.testing.assert_close(gradients[3].double(), 3.0 * 0.5 * slope * 2.0 * a_squared * 0.5, rtol=1e-5, atol=0.0)
+    check_bounded_gradient_where_nothing_decays(triton_scan.rglru)
 
 
 @pytest.mark.parametrize("reverse", BOTH)

@@ -8,6 +8,10 @@ import torch
 from helpers import (
     assert_all_close,
     assert_close,
+    check_extreme_gates,
+    check_nan_stays_in_place,
+    check_nan_stays_in_row,
+    check_norm_of_zeros_and_large_numbers,
     interpreted,
     norm_inputs,
     one_thread,  # noqa: F401
@@ -81,16 +85,7 @@ def test_gates_of_no_rows(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")
 @pytest.mark.parametrize("name", ["gelu", "silu"])
 def test_extreme_gates_stay_finite(name: str) -> None:
-    fast, naive, _ = GATES[name]
-    gate = torch.tensor([[-1e9, -1e4, -100.0, -20.0, 0.0, 20.0, 100.0, 1e4, 1e9]]).requires_grad_()
-    one, zero = torch.ones_like(gate.detach()), torch.zeros_like(gate.detach())
-    y = fast(gate, one, zero)
-    (slope,) = torch.autograd.grad(y.sum(), gate)
-    ramp = gate.detach().double().requires_grad_()
-    want = naive(ramp, one.double(), zero.double())
-    (want_slope,) = torch.autograd.grad(want.sum(), ramp)
-    torch.testing.assert_close(y.detach().double(), want.detach(), rtol=1e-5, atol=1e-20)
-    torch.testing.assert_close(slope.double(), want_slope, rtol=1e-5, atol=1e-11)
+    check_extreme_gates(*GATES[name][:2], 1e-5)
 
 
 def test_gates_take_layouts_of_callers_and_the_same_tensor_twice() -> None:
@@ -106,18 +101,9 @@ def test_gates_take_layouts_of_callers_and_the_same_tensor_twice() -> None:
 
 
 def test_not_a_number_stays_in_its_place() -> None:
-    for fast, _, count in (GATES[name] for name in ("gelu", "silu")):
-        for place in range(count):
-            inputs = [draw(3, 8, seed=seed) for seed in range(count)]
-            inputs[place][1, 5] = torch.nan
-            bad = torch.isnan(fast(*inputs))
-            assert bad[1, 5] and bad.sum() == 1
-    m = draw(3, 8)
-    m[1, 5] = torch.nan
-    bad = torch.isnan(triton_rows.geglu(m))
-    assert bad[1, 1] and bad.sum() == 1
-    bad = torch.isnan(normed(m, torch.zeros(8), torch.bfloat16))
-    assert bad[1].all() and not bad[0].any() and not bad[2].any()
+    for fast, _, count in GATES.values():
+        check_nan_stays_in_place(fast, count)
+    check_nan_stays_in_row(partial(normed, scale=torch.zeros(24), dtype=torch.bfloat16))
 
 
 # Rows are taken 4096 // (width's next power of two) at a time, by at most two programs.
@@ -189,8 +175,4 @@ def test_norm_takes_layouts_and_dtypes_of_callers() -> None:
 
 
 def test_rows_of_zeros_and_of_large_numbers_stay_finite() -> None:
-    x = torch.stack([torch.zeros(24), torch.full((24,), 1e15), torch.full((24,), 1e-15)]).requires_grad_()
-    y = normed(x, torch.zeros(24), torch.float32)
-    (gradient,) = torch.autograd.grad(y.sum(), x)
-    assert torch.isfinite(gradient).all()
-    torch.testing.assert_close(y[:, 0], torch.tensor([0.0, 1.0, 1e-12]), rtol=1e-5, atol=0.0)
+    check_norm_of_zeros_and_large_numbers(partial(normed, scale=torch.zeros(24), dtype=torch.float32))
