@@ -1,9 +1,11 @@
 """What scores without any training on labels say of ClinVar and of saturation mutagenesis.
 
 ClinVar: the area under the ROC curve of pathogenic against benign, higher scores first: LLR and PLL_DIFF with their
-sign turned, DIST_L2 as it is; over all variants that have the score, and the share of pairs of one gene that are in
-order. Mutagenesis (MPRA): Spearman's correlation of LLR with the measured effect, and of |LLR| with its size, a locus
-at a time. Intervals are 95 % bootstraps over variants, and over genes where pairs are of one gene.
+sign turned, DIST_L2 as it is; over all variants that have the score, and the share of pairs in order of those of one
+gene, and of those of one substitution between the same two bases (how mutable a place is counts for nothing there).
+Beside them the share of G and C within 100 bp, which knows nothing of the variant.
+Mutagenesis (MPRA): Spearman's correlation of LLR with the measured effect, and of |LLR| with its size, a locus at a
+time. Intervals are 95 % bootstraps over variants, and over genes where pairs are of one gene.
 
     python tests/benchmarks/zero_shot.py --data DIR -o OUT [--model FOLDER] [--context 1kbp] [--only mpra]
 """
@@ -17,6 +19,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pysam
 from scipy.stats import rankdata
 
 # So that it can be run, and imported by its tests.
@@ -56,14 +59,55 @@ def scores_of(
     return found
 
 
-def of_clinvar(scores: list[dict[str, object]], rows: list[tuple[object, ...]]) -> list[dict[str, object]]:
-    """Take areas of each score, over all variants and within genes, all of them and those of chr20."""
+def substitutions(rows: list[tuple[object, ...]], fasta: Path) -> np.ndarray:
+    """Name the substitution of each row with the bases either side of it; "" where more than a base changes."""
+    with pysam.FastaFile(str(fasta)) as genome:
+        return np.array([
+            f"{genome.fetch(str(contig), int(pos) - 2, int(pos) + 1).upper()}>{alt}"  # type: ignore[call-overload]
+            if len(str(ref)) == len(str(alt)) == 1 else ""
+            for contig, pos, ref, alt, *_ in rows
+        ])  # fmt: skip
+
+
+def gc_shares(rows: list[tuple[object, ...]], fasta: Path) -> np.ndarray:
+    """Return the share of G and C among the 201 bp around each row."""
+    with pysam.FastaFile(str(fasta)) as genome:
+        texts = [genome.fetch(str(row[0]), max(0, int(row[1]) - 101), int(row[1]) + 100).upper() for row in rows]  # type: ignore
+    return np.array([(text.count("G") + text.count("C")) / len(text) for text in texts])
+
+
+def area_within(groups: np.ndarray, truth: np.ndarray, values: np.ndarray) -> Interval:
+    """Take the share of pairs in order of those within a group."""
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups) if group]
+    parts = [(at, truth[at] > 0.5, Ranked(truth[at], values[at])) for at in members if 0 < truth[at].sum() < len(at)]
+
+    def metric(weights: np.ndarray | None) -> float:
+        weights = np.ones(len(truth)) if weights is None else weights
+        good = total = 0.0
+        for at, positive, ranked in parts:
+            own = weights[at]
+            pairs = own[positive].sum() * own[~positive].sum()
+            if pairs > 0:
+                good, total = good + pairs * ranked.auroc(own), total + pairs
+        return good / total if total else float("nan")
+
+    return percentile_interval(metric(None), resampled(metric, np.arange(len(truth)), resamples=1000, seed=0))
+
+
+def of_clinvar(
+    scores: list[dict[str, object]], rows: list[tuple[object, ...]], kinds: np.ndarray, gc: np.ndarray
+) -> list[dict[str, object]]:
+    """Take areas of each score: over all variants, within genes and within `kinds`; everywhere and on chr20."""
     truth, genes = np.array([float(row[4]) for row in rows]), np.array([str(row[5]) for row in rows])
     on_20 = np.array([str(row[0]) == "20" for row in rows])
+    columns = {
+        name: np.array([np.nan if s[name] is None else sign * float(s[name]) for s in scores])  # type: ignore
+        for name, sign in SCORES.items()
+    }
+    columns["GC"] = np.where(np.isnan(columns["LLR"]), np.nan, gc)
     found: list[dict[str, object]] = []
     for where, mask in (("all", np.ones(len(rows), dtype=bool)), ("chr20", on_20)):
-        for name, sign in SCORES.items():
-            values = np.array([np.nan if s[name] is None else sign * float(s[name]) for s in scores])  # type: ignore
+        for name, values in columns.items():
             known = mask & ~np.isnan(values)
             y, v, g = truth[known], values[known], genes[known]
             ranked = Ranked(y, v)
@@ -71,7 +115,10 @@ def of_clinvar(scores: list[dict[str, object]], rows: list[tuple[object, ...]]) 
             area = percentile_interval(ranked.auroc(), samples)
             pairs = np.array([Ranked(y[g == gene], v[g == gene]).pairs() for gene in np.unique(g)])
             within = mean_interval(pairs[:, 0], pairs[:, 1])
-            for what, interval in (("AUROC", area), ("AUROC within genes", within)):
+            alike = area_within(kinds[known], y, v)
+            for what, interval in (
+                ("AUROC", area), ("AUROC within genes", within), ("AUROC within substitutions", alike),
+            ):  # fmt: skip
                 found.append(row_of(f"ClinVar, {where}", name, what, interval, len(y)))
     return found
 
@@ -116,7 +163,8 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     if args.only != "mpra":
         variants = [tuple(row) for row in clinvar(args.data)]
-        rows += of_clinvar(scores_of(args, "clinvar", variants, fasta), variants)
+        scores = scores_of(args, "clinvar", variants, fasta)
+        rows += of_clinvar(scores, variants, substitutions(variants, fasta), gc_shares(variants, fasta))
     if args.only != "clinvar":
         effects = [tuple(row) for row in mpra(args.data)]
         rows += of_mpra(scores_of(args, "mpra", effects, fasta), effects)
