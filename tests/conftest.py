@@ -1,5 +1,6 @@
 """Fixtures for every test: a seeded toy genome, and real data where it is there."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -19,6 +20,10 @@ from lrgenome.cli.app import app
 _gpus = [path for name in ("nvidia[0-9]*", "dxg", "kfd") for path in Path("/dev").glob(name)]
 if not _gpus or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# There is Triton for Linux alone.
+_of_triton = ["ops/test_triton.py", "ops/test_triton_rows.py", "ops/test_trusted.py"]
+collect_ignore = [] if importlib.util.find_spec("triton") else _of_triton
 
 # A background job of a shell ignores SIGINT, and so would every process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -19,7 +19,7 @@ from lrgenome.glossary import FORWARD, REVERSE, parse_length
 from lrgenome.io.fasta import Fasta, resolve_contig
 from lrgenome.io.vcf import VcfRecord
 from lrgenome.models.checkpoint import LoadedModel
-from lrgenome.tasks.embed import Embedder, EmbedSettings, Row, groups
+from lrgenome.tasks.embed import Embedder, EmbedSettings, Row, core_length, groups
 from lrgenome.tasks.readout import IntervalReadout, readout_of
 from lrgenome.tasks.score_rows import Account, ScoreSettings, Selected, make_scorer
 from lrgenome.tasks.score_vcf import choose_scoring, default_batch_size
@@ -173,7 +173,7 @@ class Model:
         fasta: FastaLike,
         intervals: Iterable[Sequence[Any]],
         *,
-        context: int | str = "100kbp",
+        context: int | str | None = None,
         strand: str = "forward",
         layer: int | None = None,
         pool: str = "mean",
@@ -188,7 +188,8 @@ class Model:
         intervals
             (contig, start, end) each, 0-based half-open, in bp; what follows in a row is not looked at.
         context
-            Length of a core, bp or as ``100kbp``; a quarter of it is run on each side.
+            Length of a core, bp or as ``100kbp``; a quarter of it is run on each side. Default: 100 kbp, or for
+            ``head=True`` the length of the windows that the head was trained on.
         strand
             ``forward``, ``reverse`` or ``both`` (their mean).
         layer
@@ -210,9 +211,9 @@ class Model:
         UsageError
             If settings contradict each other.
         """
-        settings = EmbedSettings(
-            context=_length(context), layer=layer, head=head, pool=pool, strand=strand, given=True
-        )  # fmt: skip
+        asked = self._loaded.head.config if head and self._loaded.head is not None else None
+        core = core_length(None if context is None else _length(context), asked)
+        settings = EmbedSettings(context=core, layer=layer, head=head, pool=pool, strand=strand, given=True)
         with ExitStack() as stack:
             genome = _opened(fasta, stack)
             rows = [_row(genome, number, interval) for number, interval in enumerate(intervals)]

@@ -44,6 +44,8 @@ _OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory"
 
 def guard(command: Callable[..., None]) -> Callable[..., None]:
     """Run a command so that errors become one line on stderr and an exit code."""
+    of_command = inspect.signature(command)
+    kept = "; partial output is kept, and --resume continues it" if "resume" in of_command.parameters else ""
 
     @functools.wraps(command)
     def guarded(*args: Any, typer_context: typer.Context | None = None, **kwargs: Any) -> None:
@@ -63,12 +65,11 @@ def guard(command: Callable[..., None]) -> Callable[..., None]:
                     kind, word = STOPS[number]
                     # What the signal raised may have come out as something else, or stopping may have failed.
                     other = "" if isinstance(error, kind) else f" ({type(error).__name__}: {error})"
-                    _fail(f"{word}; partial output is kept, and --resume continues it{other}", 128 + number)
+                    _fail(f"{word}{kept}{other}", 128 + number)
                 _fail_for(error, typer_context)
                 raise
 
     # Typer hands the context to a parameter of its type.
-    of_command = inspect.signature(command)
     extra = inspect.Parameter("typer_context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     guarded.__signature__ = of_command.replace(  # type: ignore[attr-defined]
         parameters=[*of_command.parameters.values(), extra]

@@ -95,7 +95,7 @@ def command(
     if layer is not None and layer != "head" and not layer.isdigit():
         raise UsageError(f"--layer: got {layer!r}, expected the number of a block, or head")
     settings = task.EmbedSettings(
-        context=context or task.EmbedSettings.context, bin_size=bin_size,
+        context=task.core_length(context, None), bin_size=bin_size,
         layer=int(layer) if layer not in (None, "head") else None, head=layer == "head",
         pool=pool, strand=strand, bed=bed, chrom_alias=chrom_alias,
         regions=tuple(regions or ()), regions_file=regions_file, shard=shard,
@@ -105,8 +105,8 @@ def command(
         transfer=transfer, store=store, tmpdir=tmpdir, max_memory=max_memory,
         extension=length_extension, offline=offline,
     )  # fmt: skip
-    if settings.head and context is None and loaded.head is not None:
-        settings = dataclasses.replace(settings, context=loaded.head.config.context)
+    if settings.head and loaded.head is not None:
+        settings = dataclasses.replace(settings, context=task.core_length(context, loaded.head.config))
     with runner:
         task.run(
             fasta, output, loaded, runner, settings, dtype=dtype, compression=compression, resume=resume,

@@ -143,7 +143,7 @@ def _kernels(x: Tensor) -> ModuleType | None:
 def geglu(m: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Compute gelu(m[:, :f]) * m[:, f:] for (n, 2f) products; `out` (n, f) is ignored under autograd."""
     if (kernels := _kernels(m)) is not None:
-        return cast(Tensor, kernels.geglu(m))
+        return cast(Tensor, kernels.geglu(m, out))
     if backend.select(m) != "cpu":
         return naive_geglu(m)
     if backend.wants_grad(m):
@@ -166,7 +166,7 @@ def _gate_both(gate: Tensor, y1: Tensor, y2: Tensor, out: Tensor | None, forward
 def gate_sum(gate: Tensor, y1: Tensor, y2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Compute gelu(gate) * (y1 + y2), all (n, e); `out` may be one of the inputs, and is ignored under autograd."""
     if (kernels := _kernels(gate)) is not None:
-        return cast(Tensor, kernels.gate_sum(gate, y1, y2, kernels.GELU))
+        return cast(Tensor, kernels.gate_sum(gate, y1, y2, kernels.GELU, out))
     if backend.select(gate) != "cpu":
         return naive_gate_sum(gate, y1, y2)
     return _gate_both(gate, y1, y2, out, _gate_sum, _gate_sum_backward)
@@ -175,7 +175,7 @@ def gate_sum(gate: Tensor, y1: Tensor, y2: Tensor, *, out: Tensor | None = None)
 def silu_gate_sum(gate: Tensor, y1: Tensor, y2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Compute silu(gate) * (y1 + y2), as `gate_sum` does with GELU."""
     if (kernels := _kernels(gate)) is not None:
-        return cast(Tensor, kernels.gate_sum(gate, y1, y2, kernels.SILU))
+        return cast(Tensor, kernels.gate_sum(gate, y1, y2, kernels.SILU, out))
     if backend.select(gate) != "cpu":
         return naive_silu_gate_sum(gate, y1, y2)
     return _gate_both(gate, y1, y2, out, _silu_gate_sum, _silu_gate_sum_backward)

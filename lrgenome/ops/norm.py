@@ -130,7 +130,10 @@ def rms_norm(
     """
     if backend.select(x) != "cpu":
         kernels = trusted(TRITON_ROWS, str(x.device)) if backend.select(x) == "cuda" else None
-        return naive_rms_norm(x, scale, dtype, eps) if kernels is None else kernels.rms_norm(x, scale, dtype, eps)[1]
+        if kernels is None:
+            return naive_rms_norm(x, scale, dtype, eps)
+        normed: Tensor = kernels.rms_norm(x, scale, dtype, eps, out=out)[1]
+        return normed
     if backend.wants_grad(x, scale):
         result: Tensor = _RmsNorm.apply(x.contiguous(), scale, dtype, eps)
         return result
@@ -147,7 +150,7 @@ def add_rms_norm(
     Where autograd is not at work, `x` may be updated in place.
     """
     if backend.select(x) == "cuda" and (kernels := trusted(TRITON_ROWS, str(x.device))) is not None:
-        result: tuple[Tensor, Tensor] = kernels.rms_norm(x, scale, dtype, eps, delta)
+        result: tuple[Tensor, Tensor] = kernels.rms_norm(x, scale, dtype, eps, delta, out)
         return result
     if backend.select(x) != "cpu" or backend.wants_grad(x, delta, scale):
         x = x + delta

@@ -143,21 +143,21 @@ class _Geglu(torch.autograd.Function):
         return dm
 
 
-def _run_geglu(m: Tensor) -> Tensor:
+def _run_geglu(m: Tensor, out: Tensor | None = None) -> Tensor:
     n, f = m.shape[0], m.shape[1] // 2
-    out = m.new_empty(n, f)
+    out = m.new_empty(n, f) if out is None else out
     _geglu[_blocks(n * f)](m, out, n * f, f, BLOCK)
     return out
 
 
 @on_its_device
-def geglu(m: Tensor) -> Tensor:
-    """Compute gelu(m[:, :f]) * m[:, f:] for (n, 2f) products."""
+def geglu(m: Tensor, out: Tensor | None = None) -> Tensor:
+    """Compute gelu(m[:, :f]) * m[:, f:] for (n, 2f) products; `out` (n, f), contiguous, is ignored under autograd."""
     m = m.contiguous()
     if backend.wants_grad(m):
         result: Tensor = _Geglu.apply(m)
         return result
-    return _run_geglu(m)
+    return _run_geglu(m, out)
 
 
 class _GateSum(torch.autograd.Function):
@@ -176,20 +176,20 @@ class _GateSum(torch.autograd.Function):
         return dgate, dy, dy, None
 
 
-def _run_gate_sum(gate: Tensor, y1: Tensor, y2: Tensor, kind: int) -> Tensor:
-    out = torch.empty_like(gate)
+def _run_gate_sum(gate: Tensor, y1: Tensor, y2: Tensor, kind: int, out: Tensor | None = None) -> Tensor:
+    out = torch.empty_like(gate) if out is None else out
     _gate_sum[_blocks(gate.numel())](gate, y1, y2, out, gate.numel(), kind, BLOCK)
     return out
 
 
 @on_its_device
-def gate_sum(gate: Tensor, y1: Tensor, y2: Tensor, kind: int = GELU) -> Tensor:
-    """Compute act(gate) * (y1 + y2), all (n, e)."""
+def gate_sum(gate: Tensor, y1: Tensor, y2: Tensor, kind: int = GELU, out: Tensor | None = None) -> Tensor:
+    """Compute act(gate) * (y1 + y2), all (n, e); `out`, contiguous, may be an input; ignored under autograd."""
     gate, y1, y2 = gate.contiguous(), y1.contiguous(), y2.contiguous()
     if backend.wants_grad(gate, y1, y2):
         result: Tensor = _GateSum.apply(gate, y1, y2, kind)
         return result
-    return _run_gate_sum(gate, y1, y2, kind)
+    return _run_gate_sum(gate, y1, y2, kind, out)
 
 
 class _Norm(torch.autograd.Function):
@@ -215,10 +215,11 @@ class _Norm(torch.autograd.Function):
 
 
 def _run_norm(
-    x: Tensor, delta: Tensor | None, scale: Tensor, dtype: torch.dtype, eps: float, *, in_place: bool
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, delta: Tensor | None, scale: Tensor, dtype: torch.dtype, eps: float, *,
+    in_place: bool, out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     n, d = x.shape
-    y = torch.empty(n, d, dtype=dtype, device=x.device)
+    y = torch.empty(n, d, dtype=dtype, device=x.device) if out is None else out
     total = x if in_place or delta is None else torch.empty_like(x)
     rows, wide = _tile(d)
     _norm[(triton.cdiv(n, rows),)](
@@ -229,18 +230,18 @@ def _run_norm(
 
 @on_its_device
 def rms_norm(
-    x: Tensor, scale: Tensor, dtype: torch.dtype, eps: float, delta: Tensor | None = None
+    x: Tensor, scale: Tensor, dtype: torch.dtype, eps: float, delta: Tensor | None = None, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Normalise the rows of x + delta (n, d); returns that sum, and its norm in `dtype`.
 
-    Without autograd the sum is written to x.
+    Without autograd the sum is written to x, and the norm to `out` (n, d), contiguous, if that is given.
     """
     x, scale = x.contiguous(), scale.float().contiguous()
     delta = None if delta is None else delta.contiguous()
     if backend.wants_grad(x, scale, delta):
         total, y = _Norm.apply(x, delta, scale, dtype, eps)
         return (x if delta is None else total), y
-    return _run_norm(x, delta, scale, dtype, eps, in_place=True)
+    return _run_norm(x, delta, scale, dtype, eps, in_place=True, out=out)
 
 
 def worst_error(device: str) -> float:

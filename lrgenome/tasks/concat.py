@@ -57,7 +57,7 @@ def run(parts: Sequence[Path], output: Path, *, compression: str = "gzip", no_cl
     InputError
         If a part cannot be read, is of other settings than the first, is missing, or has rows that another one has.
     UsageError
-        If a part is given twice.
+        If a part is given twice, or is the output.
     OutputError
         If the output cannot be written.
     """
@@ -65,6 +65,8 @@ def run(parts: Sequence[Path], output: Path, *, compression: str = "gzip", no_cl
     for i, path in enumerate(parts):
         if any(same_file(path, other) for other in parts[:i]):
             raise UsageError(f"{path} is given twice")
+        if same_file(path, output):
+            raise UsageError(f"{output} is one of the parts, and would be replaced")
     with ExitStack() as stack:
         opened = [_open(path, stack) for path in parts]
         for part in opened[1:]:

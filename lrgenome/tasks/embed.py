@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lrgenome.config.head import HeadConfig
 from lrgenome.dna import IdArray, N
 from lrgenome.engine.runners import AnyRunner
 from lrgenome.engine.windows import WindowRunner
@@ -41,6 +42,13 @@ STRANDS = {"forward": (FORWARD,), "reverse": (REVERSE,), "both": (FORWARD, REVER
 _STRAND_MARK = {"forward": "+", "reverse": "-", "both": "."}
 _GROUP_ROWS = 4_096
 _GROUP_BYTES = 1 << 28
+
+
+def core_length(given: int | None, head: HeadConfig | None) -> int:
+    """Return the length of a core, bp: as given, else that of the windows of a head that is asked, else 100 kbp."""
+    if given is not None:
+        return given
+    return EmbedSettings.context if head is None else head.context
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from lrgenome.training.objective import Masked, masked_losses, training_example
 from lrgenome.training.optim import build_optimizer, learning_rate
 from lrgenome.training.settings import PretrainSettings, parse_schedule
 from lrgenome.training.snapshot import load_snapshot, save_snapshot
+from lrgenome.training.step import windows_at_once
 
 log = logging.getLogger("cnn")
 TAPS = 9
@@ -128,8 +129,7 @@ def step_gradients(model: Convolutional, corpus: Corpus, settings: PretrainSetti
         rng = sample_rng(settings.seed, step, index)
         examples.append(training_example(config, corpus.draw(rng, window), rng, settings.mask_fraction, 0.0))
     count = sum(int(masked.targets.sum()) for _, masked in examples)
-    on_cpu = model.embedding.device.type == "cpu"
-    most, total = max(1, 16_384 // window) if on_cpu else settings.batch_size, 0.0
+    most, total = windows_at_once(settings, model.embedding.device, window), 0.0
     for low in range(0, len(examples), most):
         loss = model.losses(examples[low : low + most], dtype).sum() / max(1, count)
         loss.backward()

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from training_step import random_corpus
 
+from lrgenome.config import HawkConfig
 from lrgenome.engine.chunking import default_chunk
 from lrgenome.engine.store import MemoryStore
 from lrgenome.engine.sweep import stream
@@ -35,6 +36,8 @@ from lrgenome.training.optim import build_optimizer
 from lrgenome.training.settings import PretrainSettings
 from lrgenome.training.step import gradients, set_precision, update
 
+PRESETS = [name for name, config in common.MODELS.items() if isinstance(config, HawkConfig)]
+"""Whose kernels these are."""
 DEVICE = torch.device("cuda")
 
 
@@ -191,7 +194,7 @@ def alone_and_with_backward(
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=common.MODELS, default="hawk-50m", help="model (%(default)s)")
+    parser.add_argument("--preset", choices=PRESETS, default="hawk-50m", help="Hawk (%(default)s)")
     parser.add_argument("--length", type=common.length_option, default=1_000_000, help="forward pass, bp")
     parser.add_argument("--window", type=common.length_option, default=12_000, help="training window, bp")
     parser.add_argument("--windows", type=int, default=16, help="windows a step (%(default)s)")

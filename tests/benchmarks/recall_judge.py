@@ -71,6 +71,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, object]]:
     parser.add_argument("--variant", default="exact", choices=("exact", "mutate", "revcomp"))
     parser.add_argument("--threads", "-t", type=int, default=1)
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--length-extension", default="none", help="of a transformer, beyond its training length")
     args = parser.parse_args(argv)
     distances = [int(d) for d in args.distances.split(",")]
     longest = 1 << (max(distances) + 2 * SEGMENT + 511).bit_length()
@@ -78,7 +79,9 @@ def main(argv: list[str] | None = None) -> list[dict[str, object]]:
     rows = []
     print("model\tvariant\tdistance\tadvantage\tlow\thigh\ttrials")
     for path in args.model or [None]:
-        with lrgenome.load(path, device="cpu", threads=args.threads, precision=args.precision) as model:
+        with lrgenome.load(
+            path, device="cpu", threads=args.threads, precision=args.precision, length_extension=args.length_extension
+        ) as model:
             for row in recall_bench.evaluate(
                 judged(model, model.name), distances, seg=SEGMENT, trials=args.trials, variant=args.variant,
                 mut_rate=0.05, background=genome, verbose=False,

@@ -140,13 +140,23 @@ def test_every_error_has_its_exit_code(kind, capsys):
     ],
 )
 def test_what_else_may_end_a_command(error, code, said, capsys):
-    def fail():
+    def fail(resume=False):
         raise error
 
     with pytest.raises(typer.Exit) as caught:
         guard(fail)()
     assert caught.value.exit_code == code
     assert said in (None, capsys.readouterr().err)
+
+
+def test_what_cannot_be_resumed_is_not_said_to_be_kept(capsys):
+    def fail():
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as caught:
+        guard(fail)()
+    assert caught.value.exit_code == 130
+    assert capsys.readouterr().err == "lrgenome: interrupted\n"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ZeroDivisionError(), KeyError("x")])
@@ -175,7 +185,7 @@ def test_sigterm_is_caught_while_a_command_runs_and_not_after():
 def test_a_signal_that_becomes_another_error_is_still_a_signal(number, code, capsys):
     """As when it arrives in the middle of an import."""
 
-    def load():
+    def load(resume=False):
         try:
             os.kill(os.getpid(), number)
         except BaseException as error:

@@ -4,7 +4,9 @@ import h5py
 import numpy as np
 import pytest
 
+from lrgenome.errors import UsageError
 from lrgenome.io.hdf5 import RowRange, read_embeddings
+from lrgenome.tasks import concat
 
 
 @pytest.fixture
@@ -85,6 +87,11 @@ def test_what_does_not_belong_together(lrgenome, embed, tmp_path, genome):
     assert "in none of the parts: a shard is missing" in refused(parts[1], parts[3])
     assert "in none of the parts: a shard is missing" in refused(parts[1], parts[2])
     assert "given twice" in refused(parts[1], parts[2], parts[1], code=2)
+    before = parts[1].read_bytes()
+    for name in (parts[1], tmp_path / "." / parts[1].name):
+        with pytest.raises(UsageError, match="is one of the parts"):
+            concat.run([*parts.values()], name)
+    assert parts[1].read_bytes() == before
     copy = tmp_path / "copy.h5"
     copy.write_bytes(parts[2].read_bytes())
     assert "which another part has too" in refused(parts[1], parts[2], copy, parts[3])

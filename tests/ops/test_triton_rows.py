@@ -75,6 +75,27 @@ def test_gates_agree_with_definition(name: str, dtype: torch.dtype, n: int, widt
 
 
 @pytest.mark.parametrize("name", GATES)
+def test_out_receives_the_result_unless_autograd_is_at_work(name: str) -> None:
+    fast, _, count = GATES[name]
+    inputs = [draw(9, 24, seed=seed) for seed in range(count)]
+    want = fast(*inputs)
+    out = torch.zeros_like(want)
+    assert fast(*inputs, out=out) is out and torch.equal(out, want)
+    out.zero_()
+    y = fast(*(i.clone().requires_grad_() for i in inputs), out=out)
+    assert y.requires_grad and not out.any() and torch.equal(y.detach(), want)
+
+
+def test_norm_is_written_to_out() -> None:
+    x, delta, scale = draw(9, 24), draw(9, 24, seed=1), 0.3 * draw(24, seed=2)
+    for extra in (None, delta):
+        want = triton_rows.rms_norm(x.clone(), scale, torch.bfloat16, EPS, extra)
+        out = torch.zeros(9, 24, dtype=torch.bfloat16)
+        total, y = triton_rows.rms_norm(x.clone(), scale, torch.bfloat16, EPS, extra, out)
+        assert y is out and torch.equal(out, want[1]) and torch.equal(total, want[0])
+
+
+@pytest.mark.parametrize("name", GATES)
 def test_gates_of_no_rows(name: str) -> None:
     fast, _, count = GATES[name]
     got = outputs_and_gradients(fast, [draw(0, 24)] * count)

@@ -1,10 +1,13 @@
 """Kernels for a GPU run only where they agree with the definition; else one warning, and plain torch."""
 
 import logging
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -86,6 +89,36 @@ def test_kernels_are_checked_once_a_device(monkeypatch: pytest.MonkeyPatch, capl
     assert checks == ["cuda:0", "cuda:1", "cuda:2"]
     first, second = warnings_in(caplog)
     assert "on cuda:1" in first and "on cuda:2" in second
+
+
+def test_a_device_without_memory_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    module, full = ModuleType("lrgenome.ops.kernels"), [True, False]
+
+    def worst_error(device: str) -> float:
+        if full.pop(0):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 0.0
+
+    module.worst_error = worst_error  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(torch.OutOfMemoryError):
+        trusted(module.__name__, "cuda:0")
+    assert trusted(module.__name__, "cuda:0") is module and not warnings_in(caplog)
+
+
+@pytest.mark.parametrize("given", [None, "/given"])
+def test_what_triton_compiles_is_not_kept_at_home(
+    given: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", given or "")
+    if given is None:
+        monkeypatch.delenv("TRITON_CACHE_DIR")
+    trusted("lrgenome.ops.no_such_kernels", "cuda:0")
+    expected = given or str(tmp_path / f"lrgenome-{os.getuid()}" / "triton")
+    assert os.environ["TRITON_CACHE_DIR"] == expected
 
 
 def test_the_largest_difference_keeps_what_is_not_a_number() -> None:

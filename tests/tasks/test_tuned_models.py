@@ -9,6 +9,7 @@ import pytest
 from benchmark_files import TEST, Benchmark
 from typer.testing import CliRunner
 
+import lrgenome
 from lrgenome.cli.app import app
 
 from .finetune_runs import CONTEXT, finetune, predictions
@@ -136,5 +137,9 @@ def test_embed_gives_predictions_of_a_head_of_intervals(benchmark, tiny_model, t
     assert CliRunner().invoke(app, own).exit_code == 0
     with read_embeddings(tmp_path / "own.h5") as found:
         assert found.attrs["context"] == 6_000
+        table = np.asarray(found.embeddings[:])
+    with lrgenome.load(tmp_path / "tuned", device="cpu", threads=1) as model:
+        intervals = [(row["contig"], int(row["start"]), int(row["end"])) for row in rows]
+        assert np.array_equal(model.embed(benchmark.fasta, intervals, head=True), table)
     result = CliRunner().invoke(app, [*command[:4], "--layer", "head", "-o", str(tmp_path / "f.h5")])
     assert result.exit_code == 2 and "the model has no head" in " ".join(result.output.split())
