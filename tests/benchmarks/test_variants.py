@@ -44,6 +44,15 @@ def test_speed_and_differences_are_measured(capsys):
     assert "speed-up" in "\n".join(text) and "against the whole tile at 5,000 bp" in "\n".join(text)
 
 
+def test_what_is_once_a_tile_is_told_from_what_is_once_an_allele(capsys, monkeypatch):
+    timed = variants.timed
+    monkeypatch.setattr(variants, "timed", lambda scorer, work: (5.0, 8.0, timed(scorer, work)[2]))
+    variants.main([*OPTIONS, "--records", "4", "--windows", "0", "--exact", "0", "--exact-long", "0"])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["seconds_each"] == pytest.approx(1.0) and result["passes_seconds"] == pytest.approx(4.0)
+    assert result["seconds_per_1000"] == pytest.approx(1004.0)
+
+
 def test_a_scorer_that_is_wrong_is_seen(capsys, monkeypatch):
     def off(scorer, work):
         first, seconds, found = timed(scorer, work)

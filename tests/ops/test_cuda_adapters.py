@@ -4,7 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 from types import ModuleType
 
@@ -169,7 +169,8 @@ def run_model(model: Hawk, ids: Tensor, chunk: int | None, strand: int) -> tuple
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-KERNELS = ("lrgenome.ops.rglru.triton_scan", "lrgenome.ops.conv.triton_conv", TRITON_ROWS)
+SCAN, CONV = "lrgenome.ops.rglru.triton_scan", "lrgenome.ops.conv.triton_conv"
+KERNELS = (SCAN, CONV, TRITON_ROWS)
 
 
 def allow_tf32(matmul: bool, cudnn: bool) -> tuple[bool, bool]:
@@ -187,6 +188,17 @@ def full_precision() -> Iterator[None]:
     before = allow_tf32(False, False)
     yield
     allow_tf32(*before)
+
+
+@contextmanager
+def running(name: str, module: str) -> Iterator[None]:
+    """Run with backend `name`; on a device "cuda" is to be the kernels of `module`, not what stands in for them."""
+    if name == "cuda":
+        if module == mamba.__name__:
+            pytest.importorskip("mamba_ssm")
+        assert trusted(module, "cuda:0") is not None
+    with backend.use(name):
+        yield
 
 
 def on_device(inputs: Iterable[Tensor]) -> list[Tensor]:
@@ -221,7 +233,7 @@ def exact_scan(t: int, dtype: torch.dtype, reverse: bool, reset: bool) -> tuple[
 @pytest.mark.parametrize("reset", [False, True])
 def test_scan_on_a_device(name: str, dtype: torch.dtype, t: int, reverse: bool, reset: bool) -> None:
     inputs = rglru_inputs(2, t, 3, 24, dtype)
-    with backend.use(name):
+    with running(name, SCAN):
         got = outputs_and_gradients(partial(rglru, reverse=reverse, reset=reset), on_device(inputs))
     assert all(o.is_cuda for o in got[0] + got[1])
     assert_all_close(got, exact_scan(t, dtype, reverse, reset), 2e-5, RgLruInputs._fields)
@@ -239,7 +251,7 @@ def test_convolution_on_a_device(name: str, dtype: torch.dtype, t: int, reverse:
     inputs = conv_inputs(2, t, 72, dtype)
     there = on_device(inputs)
     want = outputs_and_gradients(partial(conv_naive.conv, reverse=reverse, silu=silu), inputs, torch.float64)
-    with backend.use(name):
+    with running(name, CONV):
         got = outputs_and_gradients(partial(conv, reverse=reverse, silu=silu), there)
         untraced = conv(*there, reverse=reverse, silu=silu, out=torch.empty_like(there[0]))
     assert all(o.is_cuda for o in (*got[0], *got[1], untraced))
@@ -257,7 +269,7 @@ def test_selective_scan_on_a_device(name: str, dtype: torch.dtype, t: int, rever
     inputs = scan_inputs(2, t, 72, 16, dtype)
     want = outputs_and_gradients(positional(selective_naive.selective_scan, reverse=reverse), inputs, torch.float64)
     there = on_device(inputs)
-    with backend.use(name):
+    with running(name, mamba.__name__):
         got = outputs_and_gradients(positional(selective_scan, reverse=reverse), there)
         untraced = positional(selective_scan, reverse=reverse)(*there)
     assert all(o.is_cuda for o in (*got[0], *got[1], *untraced))
@@ -277,7 +289,7 @@ def test_states_at_boundaries_on_a_device(name: str, dtype: torch.dtype, reverse
     got = Record(at, torch.empty(2, len(at), 72, device="cuda"))
     there = on_device(inputs)
     out = torch.empty_like(there[0])
-    with backend.use(name):
+    with running(name, SCAN):
         results = rglru(*there, reverse=reverse, reset=True, out=out, record=got)
     assert name == "blocked" or results[0].data_ptr() == out.data_ptr()
     for one, other in zip((*results, got.h), (y, end, want.h), strict=True):
@@ -302,7 +314,7 @@ def test_gates_on_a_device(name: str, gate: str, dtype: torch.dtype, n: int) -> 
     generator = torch.Generator().manual_seed(0)
     inputs = [(3.0 * torch.randn(n, 72, generator=generator)).to(dtype) for _ in range(count)]
     want = outputs_and_gradients(naive, inputs, torch.float64)
-    with backend.use(name):
+    with running(name, TRITON_ROWS):
         got = outputs_and_gradients(fast, on_device(inputs))
         untraced = fast(*on_device(inputs))
     assert all(o.is_cuda for o in (*got[0], *got[1], untraced))
@@ -321,7 +333,7 @@ def test_gates_on_a_device(name: str, gate: str, dtype: torch.dtype, n: int) -> 
 def test_norm_on_a_device(name: str, wide: torch.dtype, dtype: torch.dtype, n: int, d: int) -> None:
     x, delta, scale = norm_inputs(n, d, wide, dtype)
     want = outputs_and_gradients(lambda x, s: naive_rms_norm(x, s, torch.float64), (x, scale), torch.float64)
-    with backend.use(name):
+    with running(name, TRITON_ROWS):
         got = outputs_and_gradients(lambda x, s: rms_norm(x, s, dtype), on_device((x, scale)))
     assert got[0][0].is_cuda and got[0][0].dtype == dtype
     assert_all_close(got, want, 2e-5, ("x", "scale"))
@@ -330,7 +342,7 @@ def test_norm_on_a_device(name: str, wide: torch.dtype, dtype: torch.dtype, n: i
     want = outputs_and_gradients(
         lambda x, u, s: (x + u, naive_rms_norm(x + u, s, torch.float64)), inputs, torch.float64
     )
-    with backend.use(name):
+    with running(name, TRITON_ROWS):
         got = outputs_and_gradients(lambda x, u, s: add_rms_norm(x, u, s, dtype), on_device(inputs))
         untraced = add_rms_norm(*on_device(inputs), dtype)
     # In plain torch two gradients, each rounded, meet in x and delta.

@@ -151,8 +151,7 @@ def test_an_interrupted_study_goes_on(benchmark, models, tmp_path, monkeypatch):
         return losses(*given)
 
     monkeypatch.setattr(task, "target_losses", stop)
-    with pytest.raises((KeyboardInterrupt, AssertionError)):
-        extrapolate(benchmark, tmp_path / "cut", *arguments)
+    extrapolate(benchmark, tmp_path / "cut", *arguments, status=130)
     assert len(list((tmp_path / "cut" / "partial").glob("*.json"))) == 2
     extrapolate(benchmark, tmp_path / "cut", *arguments, "--resume")
     assert len(computed) == 8 + 3 and not (tmp_path / "cut" / "partial").exists()
@@ -176,8 +175,7 @@ def test_probes_that_are_done_are_not_run_again(benchmark, models, tmp_path, mon
         return probe
 
     monkeypatch.setattr(task, "PROBES", {name: watched(name) for name in probes})
-    with pytest.raises((KeyboardInterrupt, AssertionError)):
-        extrapolate(benchmark, tmp_path / "cut", *arguments)
+    extrapolate(benchmark, tmp_path / "cut", *arguments, status=130)
     extrapolate(benchmark, tmp_path / "cut", *arguments, "--resume")
     names = list(probes)
     assert ran == [*names[:4], *names[3:]]
