@@ -32,12 +32,13 @@ $(VENV)/.oracles: $(VENV)/.installed
 demo: $(VENV)/.installed
 	mkdir -p $(OUT)
 	$(BIN)/lrgenome score-vcf $(DEMO)/demo.vcf --fasta $(FASTA) --context 12kbp -o $(OUT)/scores.tsv
+	@grep -v '^##' $(OUT)/scores.tsv
 	$(BIN)/lrgenome score-vcf $(DEMO)/demo.vcf --fasta $(FASTA) --context 100kbp --region 20:1600125-1600125 \
 	  -o $(OUT)/scores.100kbp.tsv
-	$(BIN)/lrgenome score-vcf $(DEMO)/promoter.vcf --fasta $(FASTA) --context 1Mbp -o $(OUT)/scores.1Mbp.tsv
-	@grep -v '^##' $(OUT)/scores.tsv
 	@echo; echo 'One of them with 100 kbp of context:'
 	@grep -v '^##' $(OUT)/scores.100kbp.tsv
+	@echo; echo 'Last, every SNV of 200 bp with 1 Mbp of context: some minutes. What is above is in $(OUT) already.'
+	$(BIN)/lrgenome score-vcf $(DEMO)/promoter.vcf --fasta $(FASTA) --context 1Mbp -o $(OUT)/scores.1Mbp.tsv
 	@echo; echo 'Every SNV of 200 bp of a promoter with 1 Mbp of context ($(OUT)/scores.1Mbp.tsv), the ten that fit least:'
 	@grep '^#CHROM' $(OUT)/scores.1Mbp.tsv; grep -v '^#' $(OUT)/scores.1Mbp.tsv | awk '$$6 != "."' | sort -k6,6g | sed 10q
 

@@ -25,7 +25,7 @@ from lrgenome.engine.runners import AnyRunner
 from lrgenome.engine.windows import WindowRunner
 from lrgenome.errors import BedError, NumericalError, UsageError
 from lrgenome.glossary import FORWARD, REVERSE
-from lrgenome.io.atomic import check_writable
+from lrgenome.io.atomic import check_writable, partial_path
 from lrgenome.io.bed import read_bed
 from lrgenome.io.fasta import Fasta, format_region, read_alias_table, resolve_contig
 from lrgenome.io.hdf5 import EmbeddingWriter, RowRange, expected_bytes
@@ -328,6 +328,7 @@ def run(
             rate = measure_rate(runner, 1, window)
             print(f"rows\t{total}\nbytes\t{expected}\nbases_to_run\t{bases}\nexpected_seconds\t{bases / rate:.0f}")
             return total
+        earlier = resume and partial_path(output).exists()
         names = max((len(r.name.encode()) for r in source.bed or ()), default=1) or 1
         writer = EmbeddingWriter(
             output, width=width, rows=total, length=length, dtype=dtype, compression=compression,
@@ -338,6 +339,8 @@ def run(
             contigs=fasta.contigs, resume=resume,
             name_width=names,
         )  # fmt: skip
+        if earlier and not writer.rows_done:
+            log.info("nothing to resume: of the partial file no block of %d rows was whole", writer.block_rows)
         with writer:
             _write(writer, source, fasta, runner, settings, low, high, readout)
     return total

@@ -163,6 +163,15 @@ def test_an_annotated_genome_is_resumed(lrgenome, place, monkeypatch):
     assert place.outputs() == ["o.h5ad"]
 
 
+def test_what_has_no_whole_block_begins_anew_and_says_so(lrgenome, place, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, "embed", 1)
+        lrgenome(*place.arguments("embed"), code=130)
+    said = "nothing to resume: of the partial file no block of "
+    assert said in lrgenome(*place.arguments("embed", "--resume")).stderr
+    assert place.outputs() == ["o.h5"] and said not in lrgenome(*place.arguments("embed", "--resume")).stderr
+
+
 def test_a_partial_that_is_no_hdf5(lrgenome, place):
     (place.folder / "o.h5.partial").write_text("nonsense")
     result = lrgenome(*place.arguments("embed", "--resume"), code=3)
