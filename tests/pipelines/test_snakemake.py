@@ -66,18 +66,20 @@ def jobs(said: str) -> list[str]:
     return [line.split()[1].rstrip(":") for line in said.splitlines() if line.startswith(("localrule ", "rule "))]
 
 
-def kill_at_work(snakemake: subprocess.Popen[str], partial: Path, number: int, growth: int = 100) -> None:
-    """Send a signal to the `lrgenome` below a running Snakemake, once some rows are in a partial file."""
-    first, end = None, time.monotonic() + 120
+def whole_rows(partial: Path) -> int:
+    """Count the rows of a partial table, which begins as a file of no bytes and then a header."""
+    return sum(not line.startswith(b"#") for line in partial.read_bytes().split(b"\n")[:-1])
+
+
+def kill_at_work(snakemake: subprocess.Popen[str], partial: Path, number: int) -> None:
+    """Send a signal to the `lrgenome` below a running Snakemake, once some rows are in a partial table."""
+    end = time.monotonic() + 120
     while snakemake.poll() is None and time.monotonic() < end:
-        if partial.exists():
-            size = partial.stat().st_size
-            first = size if first is None else first
-            if size > first + growth:
-                for child in psutil.Process(snakemake.pid).children(recursive=True):
-                    if "lrgenome" in child.cmdline() and "python" in child.name():
-                        child.send_signal(number)
-                        return
+        if partial.exists() and whole_rows(partial) >= 2:
+            for child in psutil.Process(snakemake.pid).children(recursive=True):
+                if "lrgenome" in child.cmdline() and "python" in child.name():
+                    child.send_signal(number)
+                    return
         time.sleep(0.001)
     pytest.fail(f"{partial.name} did not grow: {snakemake.communicate()[0]}")
 
