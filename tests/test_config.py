@@ -128,6 +128,12 @@ def test_sizes_are_positive_whole_numbers(name, value):
         ({"half_life_max": float("inf")}, "--half-life-max: got inf"),
         ({"half_life_max": "12kbp"}, "--half-life-max: got '12kbp'"),
         ({"half_life_max": 10**400}, "--half-life-max: got 1000"),
+        ({"half_life_max": 173, "half_life_share": 0.5}, "--half-life-max: got 173, expected more than 173.2 bp"),
+        ({"half_life_share": 0.5}, "--half-life-share: got 0.5 without --half-life-max"),
+        *(
+            ({"half_life_max": 9e3, "half_life_share": share}, f"--half-life-share: got {share!r}, expected")
+            for share in (0, -0.1, 1.01, float("nan"), "1", True, None)
+        ),
     ],
 )
 def test_impossible_settings(change, message):

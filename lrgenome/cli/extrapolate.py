@@ -57,6 +57,11 @@ def command(
         list[str] | None, _what("probe", "Whether far context is used: context, reach, timescales, recall, drift, or "
                                          "all; may be given again.")
     ] = None,
+    near: Annotated[
+        int | None,
+        _what("near", "Of --probe context: bases that are not far; default the training length.", parser=o.length,
+              metavar="LENGTH"),
+    ] = None,
     timescale_scale: Annotated[
         float | None, _what("timescale-scale", "Multiply every half-life of recurrent models by this, as a diagnostic.")
     ] = None,
@@ -110,7 +115,7 @@ def command(
         raise OutputExistsError(f"{output}: holds a report already, and --no-clobber was given")
     settings = ExtrapolateSettings(
         lengths=parse_lengths(lengths), transfers=tuple(transfer or ("exact",)),
-        extensions=tuple(positions or ("none",)), sites=sites, target=target, seed=seed,
+        extensions=tuple(positions or ("none",)), sites=sites, target=target, seed=seed, near=near,
     )  # fmt: skip
     rows = None
     if task == "tuned":

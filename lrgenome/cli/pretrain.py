@@ -43,6 +43,11 @@ def command(
         typer.Option(parser=o.length, metavar="LENGTH", envvar=o.env("half_life_max"), rich_help_panel=o.MODEL,
                      help="Initial half-lives log-uniform up to this; default as in the preset."),
     ] = None,
+    half_life_share: Annotated[
+        float | None,
+        typer.Option(metavar="FLOAT", envvar=o.env("half_life_share"), rich_help_panel=o.MODEL,
+                     help="Of --half-life-max: share of a Hawk's channels that it is of, the rest on the ring."),
+    ] = None,
     ring: Annotated[
         bool,
         typer.Option("--ring", help="Initial radii on the paper's ring instead.", envvar=o.env("ring"),
@@ -149,7 +154,7 @@ def command(
         val_windows=val_windows, val_lengths=tuple(map(o.length, val_lengths.split(","))) if val_lengths else (),
         divergence=divergence, seed=seed, chunk=chunk or 0, precision=str(compute.dtype).removeprefix("torch."),
     )  # fmt: skip
-    model, _ = choose_model(preset, half_life_max, ring, init, seed, settings.window)
+    model, _ = choose_model(preset, half_life_max, ring, init, seed, settings.window, half_life_share)
     with join(compute.device) as group, folder_held(output) if group.leads and not dry_run else nullcontext():
         run(
             manifest, output, model=model, settings=settings, compute=compute, resume=resume, no_clobber=no_clobber,

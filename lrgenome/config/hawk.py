@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,10 @@ from lrgenome.errors import UsageError
 
 HAWK = "hawk"
 HALF_LIFE_LIMIT = 1e12
+RING = (0.9, 0.999)
+"""Radii between which the channels of a Griffin begin."""
+RING_HALF_LIFE = math.log(2.0) / (-4.0 * math.log(RING[1]))
+"""Of the largest radius, in bp at a neutral gate: 173."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,9 @@ class HawkConfig:
     half_life_max: float | None = None
     """None: initial radii on the ring 0.9 - 0.999 of the Griffin paper. A number: initial half-lives
     log-uniform from 2 bp up to it, in bp at a neutral gate."""
+    half_life_share: float = 1.0
+    """Share of the channels of which `half_life_max` is. Below 1 theirs are log-uniform from the ring's longest
+    (173 bp), and all other channels are on the ring."""
     vocab: int = VOCAB_SIZE
     """Token ids."""
     family: str = HAWK
@@ -49,9 +57,16 @@ class HawkConfig:
             raise UsageError(f"model setting conv_width: got {self.conv_width}, expected at least 2")
         if self.vocab < VOCAB_SIZE:
             raise UsageError(f"model setting vocab: got {self.vocab}, expected at least {VOCAB_SIZE}")
-        life = self.half_life_max
-        if life is not None and not (isinstance(life, int | float) and 2 < life <= HALF_LIFE_LIMIT):
-            raise UsageError(f"--half-life-max: got {life!r}, expected more than 2 bp and at most {HALF_LIFE_LIMIT:g}")
+        life, share = self.half_life_max, self.half_life_share
+        least = 2 if share == 1 else RING_HALF_LIFE
+        if life is not None and not (isinstance(life, int | float) and least < life <= HALF_LIFE_LIMIT):
+            raise UsageError(
+                f"--half-life-max: got {life!r}, expected more than {least:.4g} bp and at most {HALF_LIFE_LIMIT:g}"
+            )
+        if isinstance(share, bool) or not (isinstance(share, int | float) and 0 < share <= 1):
+            raise UsageError(f"--half-life-share: got {share!r}, expected more than 0 and at most 1")
+        if life is None and share != 1:
+            raise UsageError(f"--half-life-share: got {share!r} without --half-life-max")
 
     @property
     def head_width(self) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from lrgenome.config import HawkConfig
+from lrgenome.config.hawk import RING, RING_HALF_LIFE
 from lrgenome.models.base import DirectionState, Prepared, Saved
 from lrgenome.models.stack import RecurrentStack, normal
 from lrgenome.ops.conv import conv, next_halo
@@ -25,7 +26,6 @@ from lrgenome.ops.rglru import rglru
 from lrgenome.ops.rglru.naive import split_gates
 from lrgenome.ops.workspace import Workspace
 
-RING = (0.9, 0.999)
 DECAY_SCALE = 8.0
 _HALF_LIFE_MIN = 2.0
 
@@ -36,14 +36,15 @@ def initial_lambda(config: HawkConfig) -> Tensor:
     A gate of sigma decays by radius^(8 sigma) a position, so the half-life at a neutral gate (sigma = 1/2) is
     ln 2 / (4 * -log(radius)).
     """
-    uniform = torch.rand(config.recurrent_width)
-    if config.half_life_max is None:
-        low, high = RING[0] ** 2 + 1e-8, RING[1] ** 2 + 1e-8
-        minus_log_radius = -0.5 * torch.log(low + (high - low) * uniform)
-    else:
-        ratio = math.log(config.half_life_max / _HALF_LIFE_MIN)
-        half_life = _HALF_LIFE_MIN * torch.exp(uniform * ratio)
-        minus_log_radius = math.log(2.0) / (4.0 * half_life)
+    uniform, share = torch.rand(config.recurrent_width), config.half_life_share
+    low, high = RING[0] ** 2 + 1e-8, RING[1] ** 2 + 1e-8
+    minus_log_radius = -0.5 * torch.log(low + (high - low) * uniform)
+    if config.half_life_max is not None:
+        least = _HALF_LIFE_MIN if share == 1 else RING_HALF_LIFE
+        half_life = least * torch.exp(uniform * math.log(config.half_life_max / least))
+        steps = torch.floor(share * torch.arange(config.recurrent_width + 1, dtype=torch.float64))
+        chosen = steps.diff() > 0  # evenly, so that every head has some
+        minus_log_radius = torch.where(chosen, math.log(2.0) / (4.0 * half_life), minus_log_radius)
     return torch.log(torch.expm1(minus_log_radius))
 
 

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 FloatArray = npt.NDArray[np.float64]
 RECURRENT, ATTENTION = ("exact", "forward", "none"), ("none", "plain", "pi", "ntk", "yarn", "self-extend")
 """Strategies of recurrent models (which states cross chunk edges), and of transformers (their positions)."""
+PROBE_LONGEST = 131_072
+"""Window of the probes, at most, bp."""
 
 
 class Compared(NamedTuple):
@@ -85,6 +87,8 @@ class ExtrapolateSettings:
     target: int = 2_000
     """Bases around the centre whose masked ones are predicted, at most the shortest length."""
     seed: int = 0
+    near: int | None = None
+    """Bases that the context probe takes for near, bp; None: as many as a training window."""
 
     def __post_init__(self) -> None:
         if not self.lengths or min(self.lengths) < 8:
@@ -92,6 +96,11 @@ class ExtrapolateSettings:
         for name, of, known in (("--transfer", self.transfers, RECURRENT), ("--positions", self.extensions, ATTENTION)):
             if wrong := [word for word in of if word not in known]:
                 raise UsageError(f"{name}: got {wrong[0]!r}, expected some of {', '.join(known)}")
+        most = min(max(self.lengths), PROBE_LONGEST) // 2
+        if self.near is not None and not 2 * self.masked <= self.near <= most:
+            raise UsageError(
+                f"--near: got {self.near} bp, expected {2 * self.masked} (twice --target) to {most} (half of a window)"
+            )
         if self.sites < 2:
             raise UsageError(f"--sites: got {self.sites}, expected at least 2")
 

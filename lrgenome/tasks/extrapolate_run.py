@@ -25,6 +25,7 @@ from lrgenome.models.checkpoint import LoadedModel, load_model
 from lrgenome.models.nucleotide_transformer import NucleotideTransformer
 from lrgenome.tasks.evaluation import MetricRow, evaluate
 from lrgenome.tasks.extrapolate import (
+    PROBE_LONGEST,
     Compared,
     ExtrapolateSettings,
     KeptLosses,
@@ -53,8 +54,6 @@ PAPER_CHUNK = 100_000
 """Of the paper's hidden-state transfer, bp."""
 _UNKNOWN = 12_000
 """Training length that is assumed where a checkpoint does not say."""
-_PROBE_LONGEST = 131_072
-"""Window of the probes, at most, bp."""
 _PASS = 16_384
 
 
@@ -174,7 +173,7 @@ def _probe(
     chosen: Sequence[str], study: Study, kept: KeptLosses,
 ) -> None:  # fmt: skip
     """Add the rows of each model's probes; those `kept` of a run before are not computed again."""
-    longest = min(max(settings.lengths), _PROBE_LONGEST)
+    longest = min(max(settings.lengths), PROBE_LONGEST)
     with Progress("probes", len(models) * len(chosen), "probes") as progress:
         for one in models:
             _, runner = one.make("none" if isinstance(one.loaded.model, NucleotideTransformer) else "exact")
@@ -188,9 +187,11 @@ def _probe(
                 fasta, where, longest=longest, target=target, count=settings.sites, seed=settings.seed
             )
             with runner:
-                at = Setting(one.name, runner, fasta, sites, most, one.trained or _UNKNOWN, settings.seed)
+                at = Setting(
+                    one.name, runner, fasta, sites, most, one.trained or _UNKNOWN, settings.seed, settings.near
+                )  # fmt: skip
                 for name in chosen:
-                    what = f"probe {name} {most} {at.trained} {settings.seed}"
+                    what = f"probe {name} {most} {at.trained} {settings.seed} {at.near}"
                     key = kept.key(one.loaded.sha256, one.name, what, longest, runner, fasta, sites)
                     try:
                         if (found := (kept.load(key) or {}).get("rows")) is None:

@@ -43,12 +43,18 @@ log = logging.getLogger(__name__)
 
 
 def choose_model(
-    preset_name: str, half_life_max: float | None, ring: bool, init: Path | None, seed: int, window: int
+    preset_name: str,
+    half_life_max: float | None,
+    ring: bool,
+    init: Path | None,
+    seed: int,
+    window: int,
+    half_life_share: float | None = None,
 ) -> tuple[Model, ModelConfig]:
     """Make the model to train: a preset with fresh weights, or a checkpoint to go on from."""
     if init is not None:
-        if half_life_max is not None or ring:
-            raise UsageError("--half-life-max and --ring set initial weights; got them with --init")
+        if half_life_max is not None or half_life_share is not None or ring:
+            raise UsageError("--half-life-max, --half-life-share and --ring set initial weights; got them with --init")
         if not (init / CONFIG_NAME).exists() and snapshots(init):
             model = load_weights(init)
             return model, model.config
@@ -60,8 +66,14 @@ def choose_model(
     if half_life_max is not None and ring:
         raise UsageError("--half-life-max and --ring exclude each other; got both")
     config = preset(preset_name)
+    if half_life_share is not None:
+        if not isinstance(config, HawkConfig):
+            raise UsageError(f"--half-life-share is of a Hawk; got --preset {preset_name}")
+        if half_life_max is None:
+            raise UsageError(f"--half-life-share: got {half_life_share:g} without --half-life-max")
     if isinstance(config, HawkConfig) and (half_life_max is not None or ring):
-        config = dataclasses.replace(config, half_life_max=half_life_max)
+        share = 1.0 if half_life_share is None else half_life_share
+        config = dataclasses.replace(config, half_life_max=half_life_max, half_life_share=share)
     elif ring:
         raise UsageError(f"--ring is of a Hawk; got --preset {preset_name}")
     elif half_life_max is not None:

@@ -52,6 +52,8 @@ class Setting(NamedTuple):
     trained: int
     """Training length, or what stands for it, bp."""
     seed: int
+    near: int | None = None
+    """Bases that count as near, if not as many as a training window."""
 
     def window(self, number: int, length: int) -> IdArray:
         """Return the true bases around a site."""
@@ -74,14 +76,19 @@ def context(at: Setting) -> Rows:
     """Compare the loss with all states carried, with none from beyond the near bases, and with these swapped.
 
     ``carry``: the whole window. ``reset``: the near bases alone, states empty at their edges. ``swap``: the whole
-    window, all but the near bases of another place. The near bases are as many as a training window.
+    window, all but the near bases of another place. The near bases are as many as a training window, unless
+    `Setting.near` says otherwise, and no more than half of the window.
     """
     # All masked bases have to lie well within the near ones.
     spread = 4 * max(int(np.abs(site.targets).max()) for site in at.sites)
-    length, near = at.longest, min(max(at.trained, spread), at.longest // 2)
-    if near < spread:
+    length, near = at.longest, at.near or min(max(at.trained, spread), at.longest // 2)
+    if length < 2 * spread:
         raise UsageError(
             f"--probe context: got windows of {length} bp, expected at least {2 * spread}, or a smaller --target"
+        )
+    if not spread <= near <= length // 2:
+        raise UsageError(
+            f"--near: got {near} bp, expected {spread} to {length // 2} with windows of {length} bp and this --target"
         )
     low = length // 2 - near // 2
     sums: dict[str, list[float]] = {"carry": [], "reset": [], "swap": []}

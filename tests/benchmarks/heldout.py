@@ -209,6 +209,7 @@ def main() -> None:
     parser.add_argument("--rival", type=Path, action="append", default=[], help="another, or a run of cnn.py")
     parser.add_argument("--both-strands", action="store_true", help="mean of both strands' log-probabilities")
     parser.add_argument("--regions", choices=("test", "validation"), default="test")
+    parser.add_argument("--species", help="of these only, as human,yeast")
     parser.add_argument("--window", type=parse_length, default=12_000)
     parser.add_argument("--windows", type=int, default=100, help="windows per species")
     parser.add_argument("--lengths", help="compare these window lengths instead, as 2kbp,12kbp,128kbp")
@@ -221,6 +222,8 @@ def main() -> None:
     set_threads(args.threads)
     loaded = load_model(args.model)
     dtype, of = getattr(torch, args.precision), TESTS if args.regions == "test" else VALIDATION
+    if args.species:
+        of = {name: of[name] for name in args.species.split(",")}
     models: dict[str, Losses] = {
         "lrgenome": partial(model_losses, loaded.model.for_inference(dtype), args.both_strands)
     }

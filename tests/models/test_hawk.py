@@ -28,10 +28,11 @@ def neutral_half_lives(lam: torch.Tensor) -> np.ndarray:
     return np.log(0.5) / np.log(a)
 
 
-def draw(half_life_max: float | None) -> np.ndarray:
+def draw(half_life_max: float | None, half_life_share: float = 1.0) -> np.ndarray:
     config = HawkConfig(
-        layers=1, width=1, recurrent_width=WIDE, heads=1, mlp_width=1, half_life_max=half_life_max
-    )
+        layers=1, width=1, recurrent_width=WIDE, heads=1, mlp_width=1, half_life_max=half_life_max,
+        half_life_share=half_life_share,
+    )  # fmt: skip
     torch.manual_seed(0)
     return neutral_half_lives(initial_lambda(config))
 
@@ -114,6 +115,20 @@ def test_log_uniform_half_lives_cover_2_bp_to_the_longest(longest):
     expected = np.log(2.0) + share * np.log(longest / 2.0)
     assert np.log(np.quantile(lives, share)) == pytest.approx(expected, abs=0.06)
     assert 2.0 <= lives.min() * 1.001 and lives.max() <= longest * 1.01
+
+
+@pytest.mark.parametrize("share", [0.1, 0.125, 0.9])
+def test_a_share_of_the_channels_remembers_past_the_ring(share):
+    ring, lives = draw(None), draw(48_000.0, share)
+    long = lives != ring  # all others are as if there were no such share
+    assert lives[long].min() > 173
+    assert long.sum() == pytest.approx(share * WIDE, rel=5e-3)
+    share_of = np.array([0.1, 0.25, 0.5, 0.75, 0.9])
+    expected = np.log(173.2) + share_of * np.log(48_000 / 173.2)
+    assert np.log(np.quantile(lives[long], share_of)) == pytest.approx(expected, abs=0.06)
+    assert lives.max() <= 48_000 * 1.01
+    per_head = long.reshape(100, -1).sum(1)
+    assert per_head.max() - per_head.min() <= 0.02 * per_head.mean()
 
 
 @pytest.mark.parametrize("direction", [FORWARD, REVERSE])

@@ -206,12 +206,14 @@ def test_a_fine_tuned_model_is_tested_again_at_other_lengths(benchmark, models, 
     assert "has no head" in " ".join(said.split())
 
 
-def setting(benchmark: Benchmark, model, fasta: Fasta, tmp_path: Path, longest: int = 4_096) -> Setting:
+def setting(
+    benchmark: Benchmark, model, fasta: Fasta, tmp_path: Path, longest: int = 4_096, near: int | None = None
+) -> Setting:
     model.for_inference(torch.float32)
     plenty = lambda: 1 << 40  # noqa: E731
     runner = Runner(model, torch.device("cpu"), tmpdir=tmp_path, free_ram=plenty, free_disk=plenty)
     sites = choose_sites(fasta, None, longest=longest, target=256, count=6, seed=0)
-    return Setting("m", runner, fasta, sites, longest, 512, 0)
+    return Setting("m", runner, fasta, sites, longest, 512, 0, near)
 
 
 def forgetful(half_life: float) -> torch.nn.Module:
@@ -286,6 +288,22 @@ def test_context_and_reach_tell_a_forgetful_model_from_one_that_remembers(benchm
     assert {row["repeat"] for row in far} == {"exact", "diverged", "reverse-complement"}
 
 
+def test_what_counts_as_near_can_be_said(benchmark, tmp_path):
+    model, found = forgetful(100.0), {}
+    with Fasta(benchmark.fasta) as fasta:
+        for near in (None, 512, 2048):
+            rows = list(PROBES["context"](setting(benchmark, model, fasta, tmp_path, near=near)))
+            found[near] = {row["state"]: abs(row["over_carry"]) for row in rows}
+            assert {row["near"] for row in rows} == {near or 512}
+        for near in (500, 2049):
+            with pytest.raises(UsageError, match=f"--near: got {near} bp, expected 5.. to 2048 with windows of 4096"):
+                list(PROBES["context"](setting(benchmark, model, fasta, tmp_path, near=near)))
+    assert found[None] == found[512]
+    # 768 bp further off, seven half-lives have gone by.
+    for state in ("reset", "swap"):
+        assert 0 < found[2048][state] < 0.05 * found[512][state]
+
+
 def test_swapping_keeps_what_is_near():
     ids, donor = np.arange(10, dtype=np.uint8), np.full(10, 99, dtype=np.uint8)
     assert swapped(ids, donor, 3, 6).tolist() == [99, 99, 99, 3, 4, 5, 99, 99, 99, 99]
@@ -337,6 +355,8 @@ def test_memory_is_of_the_block_alone():
         (["--positions", "some"], "--positions: got 'some', expected some of none"),
         (["--sites", "1"], "--sites: got 1, expected at least 2"),
         (["--timescale-scale", "0"], "--timescale-scale: got 0.0, expected a positive number"),
+        (["--lengths", "256bp,2kbp", "--near", "511bp"], "--near: got 511 bp, expected 512 (twice --target) to 1000"),
+        (["--lengths", "256bp,2kbp", "--near", "1001bp"], "--near: got 1001 bp, expected 512 (twice --target) to 1000"),
         (["--lengths", "1Mbp"], "no place has 1,000,000 bp around it"),
     ],
 )

@@ -1,6 +1,7 @@
 """What `lrgenome pretrain` settles before it begins: the model, and how long a step takes."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +42,17 @@ def test_initial_half_lives_follow_the_options():
     assert torch.equal(again.embedding, model.embedding)
     with pytest.raises(UsageError):
         choose_model("hawk-mini", 1, False, None, 0, 64)
+    mixed = choose_model("hawk-mini", 5000, False, None, 0, 64, 0.25)[1]
+    assert (mixed.half_life_max, mixed.half_life_share) == (5000, 0.25)
+    for arguments, message in (
+        (("hawk-mini", None, False, None, 0, 64, 0.25), "--half-life-share: got 0.25 without --half-life-max"),
+        (("hawk-mini", None, True, None, 0, 64, 0.25), "--half-life-share: got 0.25 without --half-life-max"),
+        (("hawk-mini", 5000, False, None, 0, 64, 0.0), "--half-life-share: got 0.0, expected more than 0"),
+        (("caduceus-mini", 5000, False, None, 0, 64, 0.25), "--half-life-share is of a Hawk"),
+        (("hawk-mini", None, False, Path("here"), 0, 64, 0.25), "set initial weights; got them with --init"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            choose_model(*arguments)
 
 
 @pytest.mark.parametrize("preset", ["hawk-mini", "transformer-mini"])

@@ -5,11 +5,13 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from small_runs import SETTINGS, TINY, change, outcome, same_weights, table, train
 from test_resume import StopAt
 
+from lrgenome.config import NucleotideTransformerConfig
 from lrgenome.errors import InputError, ManifestError, NumericalError, UsageError
 from lrgenome.io.length_curves import length_curves, read_losses
 from lrgenome.models.checkpoint import load_model
@@ -17,11 +19,13 @@ from lrgenome.models.families import build
 from lrgenome.training import loop, validation
 from lrgenome.training.data import Corpus
 from lrgenome.training.loop import Watch, fit
+from lrgenome.training.objective import tokens_of
 from lrgenome.training.run_log import BEST_NAME, VALIDATION_NAME
 from lrgenome.training.settings import parse_schedule
 from lrgenome.training.snapshot import last_step
-from lrgenome.training.validation import validate, windows_by_length
+from lrgenome.training.validation import places_by_length, validate
 
+KMERS = NucleotideTransformerConfig(layers=1, width=16, heads=2, mlp_width=24, max_tokens=64)
 GROWING = {"schedule": ((16, 3), (32, 4), (64, 5)), "warmup": 2}
 
 
@@ -90,23 +94,58 @@ def test_a_genome_too_short_for_a_phase_is_named(manifest):
         Corpus(manifest, 64, 1100)
 
 
-def test_every_length_is_validated_on_about_as_many_bases(corpus, tmp_path):
+def test_every_length_is_validated_on_the_same_bases(corpus, tmp_path):
     model = train(corpus, tmp_path, val_lengths=(32, 64, 128), val_every=6, val_windows=2)
     rows = losses(tmp_path)
     assert [(step, length, genome) for step, length, genome, _ in rows] == [
         (step, length, genome) for step in (6, 12) for length in (64, 32, 128) for genome in ("ant", "bee")
     ]
     settings = change(val_lengths=(32, 128), val_windows=2)
-    chosen = windows_by_length(corpus, settings, model)
-    assert {length: len(windows) for length, windows in chosen.items()} == {64: 4, 32: 8, 128: 2}
-    for length, windows in chosen.items():
-        assert all(window.end - window.start == length and window.end <= 200 for window in windows)
+    chosen = places_by_length(corpus, settings, model)
+    assert list(chosen) == [64, 32, 128] and chosen[64] == chosen[32] == chosen[128] and len(chosen[128]) == 2
+    assert all(place.end - place.start == 128 and place.end <= 200 for place in chosen[128])
     last = {(length, genome): loss for step, length, genome, loss in rows if step == 12}
     for length in (32, 128):
-        for genome, loss in validate(model, corpus, chosen[length], settings).items():
+        for genome, loss in validate(model, corpus, chosen[length], length, settings).items():
             assert last[length, genome] == pytest.approx(loss, abs=1e-4)
     final = table(tmp_path)[-1]
     assert float(final["val_ant"]) == pytest.approx(last[64, "ant"]) and "val_bee" in final
+
+
+@pytest.mark.parametrize("config", [TINY, KMERS], ids=["bases", "6-mers"])
+def test_windows_of_every_length_have_the_same_masks(corpus, config, monkeypatch):
+    settings, model, seen = change(val_lengths=(32, 48, 128), val_windows=2), build(config, seed=0), {}
+    real = validation.batch_loss
+
+    def watched(model, examples, device, chunk):
+        seen.setdefault(length, []).extend(examples)
+        return real(model, examples, device, chunk)
+
+    monkeypatch.setattr(validation, "batch_loss", watched)
+    for length, places in places_by_length(corpus, settings, model).items():
+        validate(model, corpus, places, length, settings)
+    for length in seen:
+        assert {len(truth) for truth, _ in seen[length]} == {tokens_of(config, length)}
+    if config is KMERS:
+        return
+
+    def joined(length):
+        parts = [np.concatenate([truth, masked.ids, masked.targets]).reshape(3, -1) for truth, masked in seen[length]]
+        return np.concatenate(parts, axis=1)
+
+    assert np.array_equal(joined(64), joined(128)) and np.array_equal(joined(32), joined(128))
+    # Of 128 bp two pieces of 48 leave 32 over.
+    whole = joined(128).reshape(3, 2, 128)
+    assert np.array_equal(joined(48), whole[:, :, :96].reshape(3, -1))
+
+
+def test_a_length_that_only_one_genome_holds(manifest):
+    short = manifest.with_name("short.tsv")
+    short.write_text(manifest.read_text().replace("1:301-400\t1:1-200", "1:301-400\t1:1-100"))
+    with Corpus(short, 64) as corpus:
+        chosen = places_by_length(corpus, change(val_lengths=(32, 190), val_windows=2), build(TINY, seed=0))
+    of_ant = (0, "1", 0, 190)
+    assert chosen == {64: [of_ant, (1, "1", 0, 64)], 32: [of_ant, (1, "1", 0, 64)], 190: [of_ant]}
 
 
 def test_a_length_without_a_region_is_said_and_left_out(corpus, tmp_path, caplog):
@@ -119,15 +158,15 @@ def test_a_length_without_a_region_is_said_and_left_out(corpus, tmp_path, caplog
 def test_long_windows_go_through_in_chunks(corpus, monkeypatch):
     model = build(TINY, seed=0)
     windows = corpus.validation_windows(1, 128)
-    whole = validate(model, corpus, windows, SETTINGS)
+    whole = validate(model, corpus, windows, 128, SETTINGS)
     chunks, real = [], validation.batch_loss
     monkeypatch.setattr(validation, "batch_loss", lambda *args: chunks.append(args[-1]) or real(*args))
     monkeypatch.setattr(validation, "CPU_PASS", 64)
     monkeypatch.setattr(validation, "default_chunk", lambda *args: 24)
-    validate(model, corpus, corpus.validation_windows(1, 64), SETTINGS)
+    validate(model, corpus, corpus.validation_windows(1, 64), 64, SETTINGS)
     assert set(chunks) == {0}
     chunks.clear()
-    assert validate(model, corpus, windows, SETTINGS) == pytest.approx(whole, rel=1e-5)
+    assert validate(model, corpus, windows, 128, SETTINGS) == pytest.approx(whole, rel=1e-5)
     assert set(chunks) == {24}
 
 
