@@ -129,7 +129,8 @@ def test_sizes_are_positive_whole_numbers(name, value):
         ({"half_life_max": "12kbp"}, "--half-life-max: got '12kbp'"),
         ({"half_life_max": 10**400}, "--half-life-max: got 1000"),
         ({"half_life_max": 173, "half_life_share": 0.5}, "--half-life-max: got 173, expected more than 173.2 bp"),
-        ({"half_life_share": 0.5}, "--half-life-share: got 0.5 without --half-life-max"),
+        ({"half_life_share": 0.5}, "--half-life-share: got 0.5, expected --half-life-max with it"),
+        ({"half_life_max": 9e3, "half_life_share": 0.08}, "--half-life-share: got 0.08, expected at least one of 12 "),
         *(
             ({"half_life_max": 9e3, "half_life_share": share}, f"--half-life-share: got {share!r}, expected")
             for share in (0, -0.1, 1.01, float("nan"), "1", True, None)

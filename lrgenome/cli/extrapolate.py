@@ -59,8 +59,8 @@ def command(
     ] = None,
     near: Annotated[
         int | None,
-        _what("near", "Of --probe context: bases that are not far; default the training length.", parser=o.length,
-              metavar="LENGTH"),
+        _what("near", "Of --probe context: bases that are not far; default the training length, at most half of the "
+                      "longest window that is probed (131,072 bp).", parser=o.length, metavar="LENGTH"),
     ] = None,
     timescale_scale: Annotated[
         float | None, _what("timescale-scale", "Multiply every half-life of recurrent models by this, as a diagnostic.")

@@ -45,7 +45,7 @@ def command(
     ] = None,
     half_life_share: Annotated[
         float | None,
-        typer.Option(metavar="FLOAT", envvar=o.env("half_life_share"), rich_help_panel=o.MODEL,
+        typer.Option(envvar=o.env("half_life_share"), rich_help_panel=o.MODEL,
                      help="Of --half-life-max: share of a Hawk's channels that it is of, the rest on the ring."),
     ] = None,
     ring: Annotated[

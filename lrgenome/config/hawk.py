@@ -66,7 +66,11 @@ class HawkConfig:
         if isinstance(share, bool) or not (isinstance(share, int | float) and 0 < share <= 1):
             raise UsageError(f"--half-life-share: got {share!r}, expected more than 0 and at most 1")
         if life is None and share != 1:
-            raise UsageError(f"--half-life-share: got {share!r} without --half-life-max")
+            raise UsageError(f"--half-life-share: got {share!r}, expected --half-life-max with it")
+        if share * self.recurrent_width < 1:
+            raise UsageError(
+                f"--half-life-share: got {share!r}, expected at least one of {self.recurrent_width} channels"
+            )
 
     @property
     def head_width(self) -> int:

@@ -43,7 +43,7 @@ def initial_lambda(config: HawkConfig) -> Tensor:
         least = _HALF_LIFE_MIN if share == 1 else RING_HALF_LIFE
         half_life = least * torch.exp(uniform * math.log(config.half_life_max / least))
         steps = torch.floor(share * torch.arange(config.recurrent_width + 1, dtype=torch.float64))
-        chosen = steps.diff() > 0  # evenly, so that every head has some
+        chosen = steps.diff() > 0  # evenly over the heads
         minus_log_radius = torch.where(chosen, math.log(2.0) / (4.0 * half_life), minus_log_radius)
     return torch.log(torch.expm1(minus_log_radius))
 

@@ -99,7 +99,8 @@ class ExtrapolateSettings:
         most = min(max(self.lengths), PROBE_LONGEST) // 2
         if self.near is not None and not 2 * self.masked <= self.near <= most:
             raise UsageError(
-                f"--near: got {self.near} bp, expected {2 * self.masked} (twice --target) to {most} (half of a window)"
+                f"--near: got {self.near} bp, expected at least {2 * self.masked} (twice --target) and at most {most} "
+                f"(half of the longest window that is probed)"
             )
         if self.sites < 2:
             raise UsageError(f"--sites: got {self.sites}, expected at least 2")

@@ -107,6 +107,8 @@ def run(
     chosen = tuple(PROBES) if "all" in probes else tuple(name for name in probes if name != "gain")
     if wrong := [name for name in chosen if name not in PROBES]:
         raise UsageError(f"--probe: got {wrong[0]!r}, expected some of {', '.join(PROBES)}, or all")
+    if settings.near is not None and "context" not in chosen:
+        raise UsageError(f"--near: got {settings.near} bp without --probe context")
     study, kept = Study(), KeptLosses(output / "partial", resume=resume)
     with Fasta(fasta_path) as fasta:
         where = read_regions(list(regions), regions_file, fasta.contigs, "auto")
@@ -191,7 +193,8 @@ def _probe(
                     one.name, runner, fasta, sites, most, one.trained or _UNKNOWN, settings.seed, settings.near
                 )  # fmt: skip
                 for name in chosen:
-                    what = f"probe {name} {most} {at.trained} {settings.seed} {at.near}"
+                    near = at.near if name == "context" else None
+                    what = f"probe {name} {most} {at.trained} {settings.seed} {near}"
                     key = kept.key(one.loaded.sha256, one.name, what, longest, runner, fasta, sites)
                     try:
                         if (found := (kept.load(key) or {}).get("rows")) is None:

@@ -70,7 +70,7 @@ def choose_model(
         if not isinstance(config, HawkConfig):
             raise UsageError(f"--half-life-share is of a Hawk; got --preset {preset_name}")
         if half_life_max is None:
-            raise UsageError(f"--half-life-share: got {half_life_share:g} without --half-life-max")
+            raise UsageError(f"--half-life-share: got {half_life_share:g}, expected --half-life-max with it")
     if isinstance(config, HawkConfig) and (half_life_max is not None or ring):
         share = 1.0 if half_life_share is None else half_life_share
         config = dataclasses.replace(config, half_life_max=half_life_max, half_life_share=share)

@@ -24,7 +24,7 @@ from lrgenome.training.settings import PretrainSettings
 from lrgenome.training.snapshot import last_step, load_snapshot, save_snapshot
 from lrgenome.training.states import InitialStates
 from lrgenome.training.step import gradients, set_precision, update
-from lrgenome.training.validation import Losses, places_by_length, validate
+from lrgenome.training.validation import Losses, validate, windows_by_length
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def fit(
         model, rate=settings.lr, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay
     )
     identity = {"settings": of_weights(settings), "model": model.config.to_json(), "data": corpus.fingerprint()}
-    places = places_by_length(corpus, settings, model)
+    windows = windows_by_length(corpus, settings, model)
     states = InitialStates(model, settings.state_init, settings.windows_per_step, group)
     start = load_snapshot(run, model, optimizer, identity, of_weights(PretrainSettings()), states) if resume else 0
     group.agree(start, f"--resume {run}")
@@ -122,7 +122,7 @@ def fit(
     with ExitStack() as stack:
         record = None
         if group.leads:
-            names = sorted({corpus.names[w.source] for w in places[settings.window]})
+            names = sorted({corpus.names[w.place.source] for w in windows[settings.window]})
             record = stack.enter_context(RunLog(run, settings.window, names, start, board))
         watch = Watch(settings.divergence, record.losses if record else ())
         try:
@@ -131,7 +131,7 @@ def fit(
                 model.train()
                 loss, norm = gradients(model, corpus, settings, step, recompute=recompute, group=group, states=states)
                 last = step + 1 == settings.steps
-                looks = any(places.values()) and (last or (step + 1) % settings.val_every == 0)
+                looks = any(windows.values()) and (last or (step + 1) % settings.val_every == 0)
                 # A validation may take minutes, and is not worth waiting for.
                 with nullcontext() if looks else signals_held_back():
                     whole = False
@@ -142,7 +142,7 @@ def fit(
                     if looks:
                         checked = {
                             length: validate(model, corpus, of, length, settings, group)
-                            for length, of in places.items()
+                            for length, of in windows.items()
                         }
                         scores = checked
                     if record is not None:
@@ -171,8 +171,8 @@ def fit(
                     save_snapshot(run, model, optimizer, identity, done, states)
                     log.info("stopped after step %d; snapshot saved", done)
             raise
-    if not scores and places[settings.window]:
-        return validate(model, corpus, places[settings.window], settings.window, settings, group)
+    if not scores and windows[settings.window]:
+        return validate(model, corpus, windows[settings.window], settings.window, settings, group)
     return scores.get(settings.window, {})
 
 

@@ -78,7 +78,7 @@ class PretrainSettings:
     val_every: int = 1_000
     """Steps between validations."""
     val_windows: int = 16
-    """Validation windows per genome, of `window` bp; of other lengths as many as make about as many bases."""
+    """Validation windows per genome, of `window` bp; with `val_lengths`, of places that hold about as many bases."""
     val_lengths: tuple[int, ...] = ()
     """Lengths to validate at besides `window`, bp."""
     divergence: float = 0.1

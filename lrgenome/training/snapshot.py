@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -127,6 +128,8 @@ def load_snapshot(
         return 0
     folder = snapshots(run)[-1]
     saved, tensors = _read_identity(folder), _read_tensors(folder)
+    with suppress(UsageError):  # with what an older version did not know yet
+        saved["model"] = config_from_json(saved.get("model")).to_json()
     if defaults and isinstance(saved.get("settings"), dict):
         saved["settings"] = {**json.loads(json.dumps(defaults)), **saved["settings"]}
     if difference := _first_difference(saved, json.loads(json.dumps(identity))):

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from lrgenome.config import NucleotideTransformerConfig
-from lrgenome.dna import IdArray
 from lrgenome.engine.chunking import default_chunk
 from lrgenome.errors import UsageError
 from lrgenome.models.families import Model
@@ -31,11 +27,21 @@ Losses = dict[str, float]
 """By genome, nats per masked base."""
 
 
-def places_by_length(corpus: Corpus, settings: PretrainSettings, model: Model) -> dict[int, list[Window]]:
-    """Choose the places that windows of each length are cut from, `settings.window` first.
+class Piece(NamedTuple):
+    """A validation window, which is cut from a place."""
 
-    They are as long as the longest length that a genome's regions hold, and the same for all shorter ones, so that
-    losses at several lengths are of the same bases but for what is left over of a place.
+    place: Window
+    number: int
+    """Of the place, whatever the window's length; it decides the masks."""
+    offset: int
+    """Where it begins in its place, bp."""
+
+
+def windows_by_length(corpus: Corpus, settings: PretrainSettings, model: Model) -> dict[int, list[Piece]]:
+    """Choose the validation windows of each length, `settings.window` first.
+
+    All are cut from the same places, as long as the longest length that a genome's regions hold, so that losses at
+    several lengths are of the same bases, but for what is left over at the end of a place.
 
     Raises
     ------
@@ -56,45 +62,52 @@ def places_by_length(corpus: Corpus, settings: PretrainSettings, model: Model) -
         found = corpus.validation_windows(count, length)
         for source in {place.source for place in found} - set(places):
             places[source] = [place for place in found if place.source == source]
-    every = [place for source in sorted(places) for place in places[source]]
-    chosen = {length: [place for place in every if place.end - place.start >= length] for length in lengths}
-    for length, of in chosen.items():
-        if not of and corpus.has_validation:
+    numbered = list(enumerate(place for source in sorted(places) for place in places[source]))
+    chosen = {}
+    for length in lengths:
+        chosen[length] = [
+            Piece(place, number, offset)
+            for number, place in numbered
+            for offset in range(0, place.end - place.start - length + 1, length)
+        ]
+        if not chosen[length] and corpus.has_validation:
             log.warning("no validation region holds a window of %d bp", length)
     return chosen
 
 
-def _pieces(
-    model: Model, ids: IdArray, length: int, fraction: float, rng: np.random.Generator
-) -> Iterator[tuple[npt.NDArray[np.integer[Any]], Masked]]:
-    """Cut a corrupted place into windows; its masks are the same whatever `length` is, except those of 6-mers."""
-    if isinstance(model.config, NucleotideTransformerConfig) and model.config.kmers:
-        for start in range(0, len(ids) - length + 1, length):
-            yield masked_example(model.config, ids[start : start + length], rng, fraction)
-    else:
-        truth, (corrupted, targets) = masked_example(model.config, ids, rng, fraction)
-        for start in range(0, len(ids) - length + 1, length):
-            here = slice(start, start + length)
-            yield truth[here], Masked(corrupted[here], targets[here])
-
-
 @torch.no_grad()
 def validate(
-    model: Model, corpus: Corpus, places: list[Window], length: int, settings: PretrainSettings, group: Group = ALONE
+    model: Model, corpus: Corpus, windows: list[Piece], length: int, settings: PretrainSettings, group: Group = ALONE
 ) -> Losses:
-    """Return the mean masked loss of each genome that has places, cut to `length`; the same masks every time."""
-    device = model.embedding.device
-    sums = np.zeros((len(corpus.names), 2))
+    """Return the mean masked loss of each genome that has windows of `length`, the same masks every time.
+
+    A place is corrupted as a whole, so that its masks are the same at every length; those of 6-mers are drawn anew for
+    each window, since their tokens begin elsewhere.
+    """
+    device, fraction = model.embedding.device, settings.mask_fraction
+    whole = not (isinstance(model, NucleotideTransformer) and model.config.kmers)
     chunk = settings.chunk
     if not chunk and length > CPU_PASS and not isinstance(model, NucleotideTransformer):
         chunk = default_chunk(model, device.type)
-    for index in group.share(len(places)):
-        place = places[index]
-        ids, rng = corpus.fetch(place), sample_rng(settings.seed, _STEP, index)
-        for truth, masked in _pieces(model, ids, length, settings.mask_fraction, rng):
-            if masked.targets.any():
-                loss = batch_loss(model, [(truth, masked)], device, chunk)
-                sums[place.source] += float(loss.double().sum()), len(loss)
+    sums = np.zeros((len(corpus.names), 2))
+    last = -1
+    for index in group.share(len(windows)):
+        place, number, offset = windows[index]
+        if number != last:
+            bases, last = corpus.fetch(place), number
+            if whole:
+                truth, (ids, targets) = masked_example(
+                    model.config, bases, sample_rng(settings.seed, _STEP, number), fraction
+                )
+        here = slice(offset, offset + length)
+        if whole:
+            example = truth[here], Masked(ids[here], targets[here])
+        else:
+            rng = sample_rng(settings.seed, _STEP, number + (offset // length << 12))
+            example = masked_example(model.config, bases[here], rng, fraction)
+        if example[1].targets.any():
+            loss = batch_loss(model, [example], device, chunk)
+            sums[place.source] += float(loss.double().sum()), len(loss)
     summed = np.array(group.total(sums.ravel().tolist())).reshape(sums.shape)
     return {
         name: float(total / count) for name, (total, count) in zip(corpus.names, summed, strict=True) if count

@@ -304,6 +304,14 @@ def test_what_counts_as_near_can_be_said(benchmark, tmp_path):
         assert 0 < found[2048][state] < 0.05 * found[512][state]
 
 
+def test_near_as_given_on_the_command_line(benchmark, models, tmp_path):
+    arguments = ("-m", models["hawk"], "--lengths", "256bp,2kbp", "--sites", "2", "--probe", "context")
+    for near in ((), ("--near", "600bp")):
+        extrapolate(benchmark, tmp_path / "out", *arguments, *near)
+        expected = "600" if near else "512"
+        assert {row["near"] for row in table(tmp_path / "out" / "context.tsv")} == {expected}
+
+
 def test_swapping_keeps_what_is_near():
     ids, donor = np.arange(10, dtype=np.uint8), np.full(10, 99, dtype=np.uint8)
     assert swapped(ids, donor, 3, 6).tolist() == [99, 99, 99, 3, 4, 5, 99, 99, 99, 99]
@@ -355,8 +363,9 @@ def test_memory_is_of_the_block_alone():
         (["--positions", "some"], "--positions: got 'some', expected some of none"),
         (["--sites", "1"], "--sites: got 1, expected at least 2"),
         (["--timescale-scale", "0"], "--timescale-scale: got 0.0, expected a positive number"),
-        (["--lengths", "256bp,2kbp", "--near", "511bp"], "--near: got 511 bp, expected 512 (twice --target) to 1000"),
-        (["--lengths", "256bp,2kbp", "--near", "1001bp"], "--near: got 1001 bp, expected 512 (twice --target) to 1000"),
+        (["--lengths", "256bp,2kbp", "--near", "511bp"], "--near: got 511 bp, expected at least 512 (twice --target)"),
+        (["--lengths", "256bp,2kbp", "--near", "1001bp"], "and at most 1000 (half of the longest window"),
+        (["--lengths", "256bp,2kbp", "--near", "600bp"], "--near: got 600 bp without --probe context"),
         (["--lengths", "1Mbp"], "no place has 1,000,000 bp around it"),
     ],
 )

@@ -215,7 +215,7 @@ def test_no_clobber_keeps_a_model(manifest, tiny_model, tmp_path):
     [
         (["--preset", "hawk-7b"], "--preset: got 'hawk-7b'"),
         (["--ring", "--half-life-max", "1Mbp"], "--half-life-max and --ring exclude each other"),
-        (["--init", ".", "--ring"], "--half-life-max and --ring set initial weights"),
+        (["--init", ".", "--ring"], "--half-life-max, --half-life-share and --ring set initial weights"),
         (["--window", "1,5kbp"], "expected a length such as"),
         (["--steps", "1", "--warmup", "5"], "--warmup: got 5"),
         (["--precision", "float16"], "--precision: got 'float16'"),
@@ -347,6 +347,13 @@ def test_signals_save_a_snapshot_and_the_run_goes_on_from_it(manifest, tiny_mode
     run(manifest, "-o", whole, *options)
     assert table(out) == table(whole)
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_share_of_the_channels_is_what_was_asked_for(manifest, tmp_path):
+    options = ["--preset", "hawk-mini", "--half-life-max", "48kbp", "--half-life-share", "0.125"]
+    run(manifest, "-o", tmp_path / "out", *options, "--steps", 2, *FAST)
+    config = load_model(tmp_path / "out").model.config
+    assert (config.half_life_max, config.half_life_share) == (48_000, 0.125)
 
 
 def test_windows_grow_and_are_validated_at_every_length(manifest, tiny_model, tmp_path):

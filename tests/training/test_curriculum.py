@@ -23,7 +23,7 @@ from lrgenome.training.objective import tokens_of
 from lrgenome.training.run_log import BEST_NAME, VALIDATION_NAME
 from lrgenome.training.settings import parse_schedule
 from lrgenome.training.snapshot import last_step
-from lrgenome.training.validation import places_by_length, validate
+from lrgenome.training.validation import Piece, validate, windows_by_length
 
 KMERS = NucleotideTransformerConfig(layers=1, width=16, heads=2, mlp_width=24, max_tokens=64)
 GROWING = {"schedule": ((16, 3), (32, 4), (64, 5)), "warmup": 2}
@@ -101,9 +101,11 @@ def test_every_length_is_validated_on_the_same_bases(corpus, tmp_path):
         (step, length, genome) for step in (6, 12) for length in (64, 32, 128) for genome in ("ant", "bee")
     ]
     settings = change(val_lengths=(32, 128), val_windows=2)
-    chosen = places_by_length(corpus, settings, model)
-    assert list(chosen) == [64, 32, 128] and chosen[64] == chosen[32] == chosen[128] and len(chosen[128]) == 2
-    assert all(place.end - place.start == 128 and place.end <= 200 for place in chosen[128])
+    chosen = windows_by_length(corpus, settings, model)
+    assert {length: len(windows) for length, windows in chosen.items()} == {64: 4, 32: 8, 128: 2}
+    places = {length: {piece[:2] for piece in windows} for length, windows in chosen.items()}
+    assert places[64] == places[32] == places[128]
+    assert all(place.end - place.start == 128 and place.end <= 200 for place, _ in places[128])
     last = {(length, genome): loss for step, length, genome, loss in rows if step == 12}
     for length in (32, 128):
         for genome, loss in validate(model, corpus, chosen[length], length, settings).items():
@@ -112,40 +114,71 @@ def test_every_length_is_validated_on_the_same_bases(corpus, tmp_path):
     assert float(final["val_ant"]) == pytest.approx(last[64, "ant"]) and "val_bee" in final
 
 
-@pytest.mark.parametrize("config", [TINY, KMERS], ids=["bases", "6-mers"])
-def test_windows_of_every_length_have_the_same_masks(corpus, config, monkeypatch):
-    settings, model, seen = change(val_lengths=(32, 48, 128), val_windows=2), build(config, seed=0), {}
-    real = validation.batch_loss
+@pytest.fixture
+def examples(monkeypatch):
+    """Return what went through a model while it was validated at each length: (genome, truth, ids, targets)."""
 
-    def watched(model, examples, device, chunk):
-        seen.setdefault(length, []).extend(examples)
-        return real(model, examples, device, chunk)
+    def run(corpus, model, **values):
+        settings, seen, genome = change(**values), [], []
+        real, fetch = validation.batch_loss, corpus.fetch
 
-    monkeypatch.setattr(validation, "batch_loss", watched)
-    for length, places in places_by_length(corpus, settings, model).items():
-        validate(model, corpus, places, length, settings)
-    for length in seen:
-        assert {len(truth) for truth, _ in seen[length]} == {tokens_of(config, length)}
-    if config is KMERS:
-        return
+        def watched(model, examples, device, chunk):
+            ((truth, masked),) = examples
+            seen[-1][1].append((genome[-1], truth, masked.ids, masked.targets))
+            return real(model, examples, device, chunk)
 
-    def joined(length):
-        parts = [np.concatenate([truth, masked.ids, masked.targets]).reshape(3, -1) for truth, masked in seen[length]]
-        return np.concatenate(parts, axis=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(corpus, "fetch", lambda place: genome.append(place.source) or fetch(place))
+            patch.setattr(validation, "batch_loss", watched)
+            for length, windows in windows_by_length(corpus, settings, model).items():
+                seen.append((length, []))
+                validate(model, corpus, windows, length, settings)
+        return dict(seen)
 
-    assert np.array_equal(joined(64), joined(128)) and np.array_equal(joined(32), joined(128))
-    # Of 128 bp two pieces of 48 leave 32 over.
-    whole = joined(128).reshape(3, 2, 128)
-    assert np.array_equal(joined(48), whole[:, :, :96].reshape(3, -1))
+    return run
 
 
-def test_a_length_that_only_one_genome_holds(manifest):
+def joined(windows, genome):
+    return np.concatenate([np.stack([of.astype(int) for of in one[1:]]) for one in windows if one[0] == genome], axis=1)
+
+
+def test_windows_of_every_length_have_the_same_masks(corpus, examples):
+    seen = examples(corpus, build(TINY, seed=0), val_lengths=(32, 48, 128), val_windows=2)
+    for genome in (0, 1):
+        whole = joined(seen[128], genome)
+        assert whole.shape == (3, 128) and 0 < whole[2].sum() < 64
+        assert np.array_equal(joined(seen[64], genome), whole) and np.array_equal(joined(seen[32], genome), whole)
+        assert np.array_equal(joined(seen[48], genome), whole[:, :96]), "32 bp are left over"
+
+
+def test_a_length_that_only_the_second_genome_holds(manifest, examples):
     short = manifest.with_name("short.tsv")
-    short.write_text(manifest.read_text().replace("1:301-400\t1:1-200", "1:301-400\t1:1-100"))
+    short.write_text(manifest.read_text().replace("ant\t.\t1:1-200", "ant\t.\t1:1-100"))
     with Corpus(short, 64) as corpus:
-        chosen = places_by_length(corpus, change(val_lengths=(32, 190), val_windows=2), build(TINY, seed=0))
-    of_ant = (0, "1", 0, 190)
-    assert chosen == {64: [of_ant, (1, "1", 0, 64)], 32: [of_ant, (1, "1", 0, 64)], 190: [of_ant]}
+        model = build(TINY, seed=0)
+        chosen = windows_by_length(corpus, change(val_lengths=(32, 190), val_windows=2), model)
+        seen = examples(corpus, model, val_lengths=(32, 190), val_windows=2)
+    ant, bee = (0, "1", 0, 64), (1, "1", 0, 190)
+    assert chosen == {
+        64: [Piece(ant, 0, 0), Piece(bee, 1, 0), Piece(bee, 1, 64)],
+        32: [Piece(ant, 0, 0), Piece(ant, 0, 32), *(Piece(bee, 1, offset) for offset in (0, 32, 64, 96, 128))],
+        190: [Piece(bee, 1, 0)],
+    }
+    whole = joined(seen[190], 1)
+    assert np.array_equal(joined(seen[64], 1), whole[:, :128]) and np.array_equal(joined(seen[32], 1), whole[:, :160])
+    assert np.array_equal(joined(seen[64], 0), joined(seen[32], 0))
+
+
+def test_windows_of_6_mers_have_the_same_masks_every_time(corpus, examples):
+    model = build(KMERS, seed=0)
+    values = {"val_lengths": (30, 120), "val_windows": 2, "mask_fraction": 0.9}
+    first, again = (examples(corpus, model, **values) for _ in range(2))
+    assert {length: len(windows) for length, windows in first.items()} == {64: 2, 30: 8, 120: 2}
+    for length, windows in first.items():
+        assert {len(truth) for _, truth, _, _ in windows} == {tokens_of(KMERS, length)}
+        for genome in (0, 1):
+            assert np.array_equal(joined(windows, genome), joined(again[length], genome))
+    assert len({tuple(ids) for _, _, ids, _ in first[30]}) > 4, "windows of a place have masks of their own"
 
 
 def test_a_length_without_a_region_is_said_and_left_out(corpus, tmp_path, caplog):
@@ -157,13 +190,13 @@ def test_a_length_without_a_region_is_said_and_left_out(corpus, tmp_path, caplog
 
 def test_long_windows_go_through_in_chunks(corpus, monkeypatch):
     model = build(TINY, seed=0)
-    windows = corpus.validation_windows(1, 128)
+    windows, short = ([Piece(w, i, 0) for i, w in enumerate(corpus.validation_windows(1, t))] for t in (128, 64))
     whole = validate(model, corpus, windows, 128, SETTINGS)
     chunks, real = [], validation.batch_loss
     monkeypatch.setattr(validation, "batch_loss", lambda *args: chunks.append(args[-1]) or real(*args))
     monkeypatch.setattr(validation, "CPU_PASS", 64)
     monkeypatch.setattr(validation, "default_chunk", lambda *args: 24)
-    validate(model, corpus, corpus.validation_windows(1, 64), 64, SETTINGS)
+    validate(model, corpus, short, 64, SETTINGS)
     assert set(chunks) == {0}
     chunks.clear()
     assert validate(model, corpus, windows, 128, SETTINGS) == pytest.approx(whole, rel=1e-5)
@@ -204,6 +237,7 @@ def test_snapshots_of_before_there_were_schedules_are_gone_on_from(corpus, tmp_p
     identity = json.loads(saved.read_text())
     for name in ("schedule", "repeats"):
         del identity["settings"][name]
+    del identity["model"]["half_life_share"]
     saved.write_text(json.dumps(identity))
     with pytest.raises(UsageError, match=r"settings\.repeats was 0\.0, is now 0\.5"):
         train(corpus, tmp_path / "old", resume=True, repeats=0.5)
