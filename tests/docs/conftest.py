@@ -103,6 +103,7 @@ def _manifest(folder: Path) -> None:
         "small\tgenome\tdata/small.fa\t.\t.\t1\t1:1-2000\t1:2001-6000\n"
         "hg38\treference\tdata/hg38.fa.gz\thttps://localhost/hg38.fa.gz\t.\t.\t.\t.\n"
     )
+    shutil.copy(folder / "data_manifest.tsv", folder / "human.tsv")
 
 
 def _models(folder: Path, tiny_model: Path, glrb: Benchmark) -> None:

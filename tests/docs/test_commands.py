@@ -21,6 +21,11 @@ SMALLER = [
     ("demo/GRCh37.chr20.first-2Mbp.fa.gz", "GRCh37.chr20.fa.gz"),
     # A schedule takes the place of --window and --steps, which are added.
     ("--schedule 2kbp:1500,4kbp:400,12kbp:140 ", ""), ("--seed 1 --gpu 0", "--seed 1"),
+    ("pretrain human.tsv", "pretrain data_manifest.tsv"), ("--schedule 2kbp:1600,12kbp:200 ", ""),
+    ("--seed 2 --gpu 0", "--seed 2"), ("--seed 3 --gpu 0", "--seed 3"), ("-m eighth", "-m hawk-ring"),
+    ("-m hawk-ring -m hawk-log --timescale-scale", "-m hawk-ring --timescale-scale"),
+    # Windows as short as those that are added have nothing far.
+    ("--probe context --near 12kbp ", ""), ("--probe context --near 4kbp ", ""),
     ("--val-lengths 2kbp,128kbp ", ""), ("--val-lengths 128kbp ", ""),
     # README.md has all probes; figures and bootstraps take most of the time, whatever the model.
     ("--positions plain --positions pi --probe all", "--positions plain --positions pi --probe drift"),
