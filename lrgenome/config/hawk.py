@@ -67,7 +67,7 @@ class HawkConfig:
             raise UsageError(f"--half-life-share: got {share!r}, expected more than 0 and at most 1")
         if life is None and share != 1:
             raise UsageError(f"--half-life-share: got {share!r}, expected --half-life-max with it")
-        if share * self.recurrent_width < 1:
+        if share * min(self.recurrent_width, 1 << 53) < 1:  # a float cannot hold every width
             raise UsageError(
                 f"--half-life-share: got {share!r}, expected at least one of {self.recurrent_width} channels"
             )
