@@ -66,16 +66,13 @@ def choose_model(
     if half_life_max is not None and ring:
         raise UsageError("--half-life-max and --ring exclude each other; got both")
     config = preset(preset_name)
-    if half_life_share is not None:
-        if not isinstance(config, HawkConfig):
-            raise UsageError(f"--half-life-share is of a Hawk; got --preset {preset_name}")
-        if half_life_max is None:
-            raise UsageError(f"--half-life-share: got {half_life_share:g}, expected --half-life-max with it")
-    if isinstance(config, HawkConfig) and (half_life_max is not None or ring):
-        share = 1.0 if half_life_share is None else half_life_share
-        config = dataclasses.replace(config, half_life_max=half_life_max, half_life_share=share)
-    elif ring:
-        raise UsageError(f"--ring is of a Hawk; got --preset {preset_name}")
+    if isinstance(config, HawkConfig):
+        if half_life_max is not None or ring:
+            config = dataclasses.replace(config, half_life_max=half_life_max)
+        if half_life_share is not None:
+            config = dataclasses.replace(config, half_life_share=half_life_share)
+    elif ring or half_life_share is not None:
+        raise UsageError(f"{'--ring' if ring else '--half-life-share'} is of a Hawk; got --preset {preset_name}")
     elif half_life_max is not None:
         config = slowest_step(config, preset_name, half_life_max)
     if isinstance(config, NucleotideTransformerConfig):

@@ -44,8 +44,10 @@ def test_initial_half_lives_follow_the_options():
         choose_model("hawk-mini", 1, False, None, 0, 64)
     mixed = choose_model("hawk-mini", 5000, False, None, 0, 64, 0.25)[1]
     assert (mixed.half_life_max, mixed.half_life_share) == (5000, 0.25)
+    alone = choose_model("hawk-mini", None, False, None, 0, 64, 0.25)[1]
+    assert (alone.half_life_max, alone.half_life_share) == (12_000, 0.25)
     for arguments, message in (
-        (("hawk-mini", None, False, None, 0, 64, 0.25), "--half-life-share: got 0.25, expected --half-life-max"),
+        (("hawk-50m", None, False, None, 0, 64, 0.25), "--half-life-share: got 0.25, expected --half-life-max"),
         (("hawk-mini", None, True, None, 0, 64, 0.25), "--half-life-share: got 0.25, expected --half-life-max"),
         (("hawk-mini", 5000, False, None, 0, 64, 0.0), "--half-life-share: got 0.0, expected more than 0"),
         (("caduceus-mini", 5000, False, None, 0, 64, 0.25), "--half-life-share is of a Hawk"),
